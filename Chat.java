@@ -241,7 +241,7 @@ public final class Chat implements AutoCloseable {
     /// 127.0.0.1 and be "the same origin" as this server (DNS rebinding).
     private boolean knows(String host) {
         return host != null && (!options.isLoopback() || options.origins().contains("*")
-                || Set.of("localhost", "127.0.0.1", "[::1]", options.host()).contains(host)
+                || List.of("localhost", "127.0.0.1", "[::1]", options.host()).contains(host)
                 || options.origins().stream().anyMatch(o -> host.equals(URI.create(o).getHost())));
     }
 
@@ -1296,8 +1296,8 @@ public final class Chat implements AutoCloseable {
             } catch (Refusal refusal) {
                 fail(refusal, NOTHING);
             } catch (Throwable bug) {
-                if (upgraded || bug instanceof SSLException) settings.log.accept(this + ": " + bug);
-                fail(new Refusal(1011, "the server has a problem (§7.4.1)"), NOTHING);
+                if (!(bug instanceof EOFException)) settings.log.accept(this + ": " + bug);
+                if (upgraded) fail(new Refusal(1011, "the server has a problem (§7.4.1)"), NOTHING);
             } finally {
                 hangUp();
             }
