@@ -1,17 +1,17 @@
 // Chat.java - a WebSocket chat in one file: JDK 21 or later and nothing else. Public domain.
 //
-//     java Chat.java                                    the page is on http://localhost:8080
+//     java Chat.java                                    the page is at http://localhost:8080
 //     java Chat.java --trace                            ... and every byte that travels, explained
 //     java Chat.java --explain 818537fa213d7f9f4d5158   one frame, explained
 //
-// The parts stand in the order in which the bytes travel:
+// In the order in which the bytes travel:
 //     Chat       listens, gives each connection a virtual thread, serves the page
 //     WebSocket  bytes to messages and back. It knows nothing of the chat: cut out this one class,
 //                with the imports, and you have a WebSocket library for your own script
 //     Rooms      who is where, what a line means, who hears it
 //     Options    the command line
 //     PAGE       what the browser gets
-// §5.4 is a section of RFC 6455 (https://www.rfc-editor.org/rfc/rfc6455), cited where it is obeyed.
+// §5.4 is that section of RFC 6455 (www.rfc-editor.org/rfc/rfc6455), at the line that obeys it.
 
 import com.sun.net.httpserver.*;
 import java.io.*;
@@ -22,7 +22,7 @@ import java.nio.charset.*;
 import java.nio.file.*;
 import java.security.*;
 import java.text.Normalizer;
-import java.time.*;
+import java.time.LocalTime;
 import java.util.*;
 import java.util.concurrent.*;
 import java.util.concurrent.atomic.*;
@@ -42,11 +42,11 @@ public final class Chat implements AutoCloseable {
     static final String VERSION = "1.0";
     /// Connections taken beyond the limit, so that they can be told (503). More are hung up on.
     static final int WAITING_ROOM = 500;
-    /// Milliseconds to wait when the system has no file descriptor left for one more connection.
-    static final int ACCEPT_PAUSE = 100;
-    /// Seconds in which clients may answer the Close when the server stops.
-    static final int FAREWELL = 5;
-    /// Traced items waiting for one browser. While they do, newer ones are left out there.
+    /// Nanoseconds to wait when the system has no file descriptor left for one more connection.
+    static final long ACCEPT_PAUSE = 100_000_000;
+    /// Nanoseconds in which clients may answer the Close when the server stops.
+    static final long FAREWELL = 5_000_000_000L;
+    /// Traced items waiting for one browser. While there are so many, newer ones are left out.
     static final int MAX_TRACED = 1000;
 
     private final Options options;
@@ -62,17 +62,13 @@ public final class Chat implements AutoCloseable {
     public static void main(String[] arguments) {
         try {
             Options options = Options.parse(arguments);
-            if (options.answer != null) {
-                System.out.println(options.answer);
-                return;
+            if (options.answer == null) {
+                Chat chat = new Chat(options).start();
+                Runtime.getRuntime().addShutdownHook(new Thread(chat::stop));
+                options.answer = "Chat.java: open %s (WebSockets at %s)".formatted(
+                        chat.address("http", chat.httpPort()), chat.address("ws", chat.webSocketPort()));
             }
-            Chat chat = new Chat(options).start();
-            Runtime.getRuntime().addShutdownHook(new Thread(() -> {
-                Thread.ofPlatform().daemon().start(Chat::haltAtSecondSignal);
-                chat.close();
-            }));
-            System.out.printf("Chat.java: open %s (WebSockets at %s)%n", chat.address("http",
-                    chat.httpPort()), chat.address("ws", chat.webSocketPort()));
+            System.out.println(options.answer);
         } catch (IllegalArgumentException wrong) {
             System.err.println("Chat.java: " + wrong.getMessage() + "\n" + Options.USAGE);
             System.exit(2);
@@ -80,14 +76,6 @@ public final class Chat implements AutoCloseable {
             System.err.println("Chat.java: " + failure.getMessage());
             System.exit(1);
         }
-    }
-
-    /// The JVM runs each signal in a thread named after it; a second one only waits for the first.
-    private static void haltAtSecondSignal() {
-        while (Thread.getAllStackTraces().keySet().stream()
-                .filter(thread -> thread.getName().matches("SIG.* handler")).count() < 2)
-            LockSupport.parkNanos(TimeUnit.MILLISECONDS.toNanos(20));
-        Runtime.getRuntime().halt(130);
     }
 
     /// Prepares a server; start() makes it listen.
@@ -103,19 +91,16 @@ public final class Chat implements AutoCloseable {
     /// Binds both ports and serves until close().
     /// @throws IOException a port or the address can't be had; the message says what to do
     Chat start() throws IOException {
-        int port = options.httpPort;
-        String option = "--http-port";
+        String port = "--http-port " + options.httpPort;
         try {
             var host = InetAddress.getByName(options.host);
-            pageServer.bind(new InetSocketAddress(host, port), 0);
-            port = options.wsPort;
-            option = "--ws-port";
-            listener.bind(new InetSocketAddress(host, port), 4096);
+            pageServer.bind(new InetSocketAddress(host, options.httpPort), 0);
+            port = "--ws-port " + options.wsPort;
+            listener.bind(new InetSocketAddress(host, options.wsPort), 4096);
         } catch (IOException taken) {
-            listener.close();
-            pageServer.stop(0);
-            throw new IOException("can't listen at port %d of %s (%s); choose with %s (0: any) or --host"
-                    .formatted(port, options.host, taken.getMessage(), option), taken);
+            close();
+            throw new IOException("can't listen at --host " + options.host + " " + port + ": "
+                    + taken.getMessage() + ". Choose another port, 0 for any");
         }
         settings = new WebSocket.Settings(options.maxMessage, options.maxQueue, options.deflate,
                 options.tls, "The page is at " + address("http", httpPort()),
@@ -144,7 +129,7 @@ public final class Chat implements AutoCloseable {
             } catch (IOException | OutOfMemoryError failure) {
                 if (listener.isClosed()) return;
                 log("can't accept a connection: " + failure);
-                LockSupport.parkNanos(TimeUnit.MILLISECONDS.toNanos(ACCEPT_PAUSE));
+                LockSupport.parkNanos(ACCEPT_PAUSE);
             }
         }
     }
@@ -165,71 +150,67 @@ public final class Chat implements AutoCloseable {
 
     /// The life of a connection: enter, hear until there is nothing more to hear, leave.
     private void converse(WebSocket webSocket) throws IOException {
-        if (webSocket.path().equals("/echo")) {
-            while (webSocket.receive() instanceof WebSocket.Message message) webSocket.send(message);
-            return;
-        }
-        Rooms.Member member = rooms.enter(webSocket, Rooms.named(webSocket.path()));
+        boolean echo = webSocket.path().equals("/echo");
+        Rooms.Member member = echo ? null : rooms.enter(webSocket, Rooms.named(webSocket.path()));
         try {
             while (webSocket.receive() instanceof WebSocket.Message message) {
-                if (message.isText) rooms.hear(member, message);
+                if (echo) webSocket.send(message);
+                else if (message.isText) rooms.hear(member, message);
                 else webSocket.close(1003, "this chat is for text (§7.4.1)");
             }
         } finally {
-            rooms.leave(member);
+            if (!echo) rooms.leave(member);
         }
     }
 
     /// Decides about a handshake that is right in itself.
     /// @return the subprotocols known at its path
     private List<String> welcome(WebSocket.Handshake handshake, boolean crowded) throws IOException {
+        String host = handshake.host(), path = handshake.path(), room = Rooms.named(path);
+        List<String> origins = handshake.values("Origin");        // none: it is not a browser
+        boolean own = origins.size() == 1 && (origin(host).equalsIgnoreCase(origins.get(0))
+                || options.origins.contains(origins.get(0)));
         WebSocket.rule(connections.size() <= options.maxConnections && !crowded, 503,
                 "too many connections, try again later");
-        String host = handshake.host(), own = origin(host);
-        WebSocket.rule(knows(host), 403, "this server is not called so; --host or --origin name it");
-        List<String> origins = handshake.values("Origin");        // none: it is not a browser
-        WebSocket.rule(origins.isEmpty() || options.origins.contains("*") || origins.size() == 1
-                && (own.equalsIgnoreCase(origins.get(0)) || options.origins.contains(origins.get(0))),
-                403, "pages of another origin may not connect (§10.2); --origin ORIGIN allows one");
-        if (handshake.path().equals("/echo")) return List.of();
-        String room = Rooms.named(handshake.path());
-        WebSocket.rule(room != null, 404, "there is only /, /echo, /chat and /chat/NAME, the name of "
-                + "at most 64 letters, digits, - and _ (§4.2.2)");
-        WebSocket.rule(rooms.canHold(room), 503, "too many rooms, try the lobby");
-        return List.of(Rooms.PRESENCE);
+        WebSocket.rule(knows(host), 403, "this server has another name; --host or --origin add one");
+        WebSocket.rule(own || origins.isEmpty() || options.origins.contains("*"), 403,
+                "pages of another origin may not connect (§10.2); --origin ORIGIN allows it");
+        WebSocket.rule(room != null || path.equals("/echo"), 404, "there is /, /echo, /chat and "
+                + "/chat/NAME, the name of at most 64 letters, digits, - and _ (§4.2.2)");
+        WebSocket.rule(room == null || rooms.canHold(room), 503, "too many rooms, try the lobby");
+        return room == null ? List.of() : List.of(Rooms.PRESENCE);
     }
 
     /// The page's origin: scheme and port as they are here, the host as the client names it.
     private String origin(String host) {
-        String scheme = options.tls == null ? "http://" : "https://";
         boolean usual = httpPort() == (options.tls == null ? 80 : 443);
-        return scheme + host + (usual ? "" : ":" + httpPort());
+        return (options.tls == null ? "http://" : "https://") + host + (usual ? "" : ":" + httpPort());
     }
 
     /// On the loopback address only its own names will do: any web page can let a name of its own
-    /// point to 127.0.0.1 and would be "the same origin" as this server (DNS rebinding).
+    /// point to 127.0.0.1, and would be "the same origin" as this server (DNS rebinding).
     private boolean knows(String host) {
-        boolean loopback = listener.getInetAddress().isLoopbackAddress();
-        return host != null && (!loopback || options.origins.contains("*")
+        return host != null && (!listener.getInetAddress().isLoopbackAddress()
                 || List.of("localhost", "127.0.0.1", "[::1]", options.host).contains(host)
-                || options.origins.stream().anyMatch(o -> host.equals(URI.create(o).getHost())));
+                || options.origins.stream().anyMatch(o -> o.equals("*") || o.matches("https?://\\Q"
+                        + host + "\\E(:\\d+)?")));
     }
 
     private void page(HttpExchange exchange) throws IOException {
         try (exchange) {
-            String path = String.valueOf(exchange.getRequestURI().getRawPath());
-            String given = String.join(",", exchange.getRequestHeaders().getOrDefault("Host", List.of()));
-            String host = WebSocket.Handshake.hostName(given), method = exchange.getRequestMethod();
+            String path = exchange.getRequestURI().getRawPath(), method = exchange.getRequestMethod();
+            String given = String.valueOf(exchange.getRequestHeaders().getFirst("Host"));
+            String host = WebSocket.Handshake.hostName(given);
             // The wire shows what everybody says, so it is only for who sits at this machine.
-            boolean wire = options.trace && path.equals("/trace")
+            boolean wire = options.trace && "/trace".equals(path)
                     && exchange.getRemoteAddress().getAddress().isLoopbackAddress();
-            if (!knows(host)) answer(exchange, 403, "This server is not called so.");
-            else if (!wire && Rooms.named(path) == null)
+            exchange.getResponseHeaders().set("Allow", "GET, HEAD");
+            if (!knows(host)) answer(exchange, 403, "This server has another name.");
+            else if (!wire && (path == null || Rooms.named(path) == null))
                 answer(exchange, 404, "Nothing is here. " + settings.hint());
-            else if (!method.equals("GET") && !method.equals("HEAD")) {
-                exchange.getResponseHeaders().set("Allow", "GET, HEAD");
+            else if (!method.equals("GET") && !method.equals("HEAD"))
                 answer(exchange, 405, "Only GET and HEAD work here.");
-            } else if (wire) stream(exchange);
+            else if (wire) stream(exchange);
             else answer(exchange, 200, page(exchange, host, given));
         }
     }
@@ -237,48 +218,40 @@ public final class Chat implements AutoCloseable {
     private String page(HttpExchange exchange, String host, String hostAndPort) {
         // Whoever came by another port came through a proxy, which makes both ports one.
         boolean direct = origin(host).endsWith("//" + hostAndPort);
-        String socket = direct ? address("ws", webSocketPort()).replace(options.host, host) : "";
-        String nonce = UUID.randomUUID().toString();
-        exchange.getResponseHeaders().set("Content-Security-Policy", ("default-src 'none'; "
-                + "script-src 'nonce-%1$s'; style-src 'nonce-%1$s'; connect-src 'self' %2$s; img-src "
-                + "data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
-                .formatted(nonce, socket));
-        return PAGE.replace("{{nonce}}", nonce).replace("{{trace}}", "" + options.trace)
-                .replace("{{port}}", direct ? "" + webSocketPort() : "");
+        String nonce = UUID.randomUUID().toString(), port = direct ? "" + webSocketPort() : "";
+        String socket = direct ? (options.tls == null ? "ws://" : "wss://") + host + ":" + port : "";
+        exchange.getResponseHeaders().set("Content-Security-Policy", ("default-src 'none'; script-src "
+                + "'nonce-%1$s'; style-src 'nonce-%1$s'; connect-src 'self' %2$s; img-src data:; "
+                + "base-uri 'none'; form-action 'none'; frame-ancestors 'none'").formatted(nonce, socket));
+        return PAGE.replace("{{nonce}}", nonce).replace("{{port}}", port)
+                .replace("{{trace}}", "" + options.trace);
     }
 
     private static void answer(HttpExchange exchange, int status, String body) throws IOException {
         byte[] bytes = body.getBytes(UTF_8);
-        Headers headers = exchange.getResponseHeaders();
-        headers.set("Content-Type", (status == 200 ? "text/html" : "text/plain") + "; charset=utf-8");
-        headers.set("Content-Length", "" + bytes.length);
-        headers.set("X-Content-Type-Options", "nosniff");
-        headers.set("Referrer-Policy", "no-referrer");
-        headers.set("Cache-Control", "no-store");
         boolean head = exchange.getRequestMethod().equals("HEAD");
+        Map.of("Content-Type", (status == 200 ? "text/html" : "text/plain") + "; charset=utf-8",
+                "Content-Length", "" + bytes.length, "X-Content-Type-Options", "nosniff",
+                "Referrer-Policy", "no-referrer", "Cache-Control", "no-store")
+                .forEach(exchange.getResponseHeaders()::set);
         exchange.sendResponseHeaders(status, head ? -1 : bytes.length);
         if (!head) exchange.getResponseBody().write(bytes);
     }
 
-    /// Tells a browser what is traced, as server-sent events, until either goes.
+    /// Tells a browser what is traced, as server-sent events, until one of them goes.
     private void stream(HttpExchange exchange) throws IOException {
         var queue = new ArrayBlockingQueue<WebSocket.Traced>(MAX_TRACED);
         exchange.getResponseHeaders().set("Content-Type", "text/event-stream; charset=utf-8");
-        exchange.getResponseHeaders().set("Cache-Control", "no-store");
         exchange.sendResponseHeaders(200, 0);
         watchers.add(queue);
         try (var out = exchange.getResponseBody()) {
-            while (true) {
-                WebSocket.Traced item = queue.poll(15, TimeUnit.SECONDS);
-                var event = new StringBuilder(item == null ? ":\n" : "data: " + String.join("\t",
-                        item.time(), item.connection(), item.direction(), item.title()) + "\n");
-                if (item != null) for (var field : item.fields()) event.append("data: ").append(
-                        String.join("\t", field.hex(), field.name(), field.meaning())).append("\n");
-                out.write(event.append("\n").toString().getBytes(UTF_8));
+            for (var item = queue.poll(); ; item = queue.poll(15, TimeUnit.SECONDS)) {
+                String event = item == null ? ":" : "data: " + String.join("\ndata: ", item.rows());
+                out.write((event + "\n\n").getBytes(UTF_8));
                 out.flush();
             }
-        } catch (InterruptedException stopped) {
-            // close() did it
+        } catch (InterruptedException closing) {
+            // by close()
         } finally {
             watchers.remove(queue);
         }
@@ -289,27 +262,35 @@ public final class Chat implements AutoCloseable {
         for (var queue : watchers) queue.offer(item);
     }
 
-    /// One line on the terminal; nothing that a client sent can break it or colour it.
+    /// One line on the terminal; nothing that a client has sent can break it or colour it.
     static void log(String line) {
         System.err.println(WebSocket.now() + " " + WebSocket.printable(line));
+    }
+
+    /// Stops at a signal. The JVM runs each in a thread named after it, and a second one would only
+    /// wait for the first: it shall end the program at once.
+    private void stop() {
+        Thread.ofPlatform().daemon().start(() -> {
+            while (Thread.getAllStackTraces().keySet().stream()
+                    .filter(t -> t.getName().matches("SIG.* handler")).count() < 2)
+                LockSupport.parkNanos(ACCEPT_PAUSE);
+            Runtime.getRuntime().halt(130);
+        });
+        close();
     }
 
     /// Stops: takes no more connections, sends everyone 1001 (§7.4.1) and gives them some seconds.
     /// When it returns, all threads, sockets and ports are free.
     @Override
     public void close() {
-        try {
-            listener.close();
-        } catch (IOException closed) {
-            // it was before
-        }
+        try { listener.close(); } catch (IOException closed) { }
         pageServer.stop(0);
         pageThreads.shutdownNow();
         for (WebSocket webSocket : connections) webSocket.close(1001, "the server stops (§7.4.1)");
-        long start = System.nanoTime(), limit = TimeUnit.SECONDS.toNanos(FAREWELL);
-        while (!connections.isEmpty() && System.nanoTime() - start < 2 * limit) {
-            if (System.nanoTime() - start > limit) connections.forEach(each -> each.cutOff(null));
-            LockSupport.parkNanos(TimeUnit.MILLISECONDS.toNanos(1));
+        for (long start = System.nanoTime(), gone; !connections.isEmpty(); LockSupport.parkNanos(1_000_000)) {
+            gone = System.nanoTime() - start;
+            if (gone > FAREWELL) connections.forEach(each -> each.cutOff(null));
+            if (gone > 2 * FAREWELL) return;
         }
     }
 
@@ -339,7 +320,7 @@ public final class Chat implements AutoCloseable {
         static final int MAX_EMPTY = 100_000;
         /// Bytes of an input buffer at rest, where most connections are; and at most.
         static final int SMALL_BUFFER = 512, BIG_BUFFER = 64 * 1024;
-        /// Bytes of unwritten output from which on only the newest ping is answered.
+        /// Bytes of unwritten output with which a ping has to wait for its answer: a flood is free.
         static final int PONG_BACKLOG = 16 * 1024;
         /// Bytes from which on compressing a message pays.
         static final int DEFLATE_FROM = 1024;
@@ -374,9 +355,9 @@ public final class Chat implements AutoCloseable {
 
         /// Bytes that a stream has brought and nobody has read. The buffer grows with the traffic.
         private static final class Inbox {
-            private final InputStream stream;
-            private ByteBuffer unread = ByteBuffer.wrap(new byte[SMALL_BUFFER], 0, 0);
-            private volatile long heard = System.nanoTime();
+            final InputStream stream;
+            ByteBuffer unread = ByteBuffer.wrap(new byte[SMALL_BUFFER], 0, 0);
+            volatile long heard = System.nanoTime();
 
             Inbox(InputStream stream) { this.stream = stream; }
 
@@ -384,8 +365,8 @@ public final class Chat implements AutoCloseable {
             void await(int count) throws IOException {
                 while (unread.remaining() < count) {
                     makeRoom();
-                    int end = unread.limit(), room = unread.capacity() - end;
-                    int got = stream.read(unread.array(), end, room);
+                    int end = unread.limit();
+                    int got = stream.read(unread.array(), end, unread.capacity() - end);
                     if (got < 0) throw new EOFException("the peer has gone");
                     unread.limit(end + got);
                     heard = System.nanoTime();
@@ -402,22 +383,12 @@ public final class Chat implements AutoCloseable {
                 unread = array == old ? unread.clear().limit(left) : ByteBuffer.wrap(array, 0, left);
             }
 
+            int peek(int offset) { return unread.get(unread.position() + offset); }
+
             byte[] take(int count) {
                 byte[] bytes = new byte[count];
                 unread.get(bytes);
                 return bytes;
-            }
-
-            /// A line of the request (RFC 9112 §2.2), of at most `limit` bytes.
-            String line(int limit) throws IOException {
-                for (int i = 0; i < limit; i++) {
-                    await(i + 1);
-                    byte next = unread.get(unread.position() + i);
-                    boolean returned = i > 0 && unread.get(unread.position() + i - 1) == '\r';
-                    rule((next == '\n') == returned, 400, "lines must end with CR LF (§4.2.1)");
-                    if (next == '\n') return new String(take(i + 1), 0, i - 1, ISO_8859_1);
-                }
-                throw new Refusal(431, "the request has more than " + MAX_HEAD + " bytes");
             }
         }
 
@@ -435,43 +406,41 @@ public final class Chat implements AutoCloseable {
                     "T(\\s*;\\s*T(\\s*=\\s*(T|\"T\"))?)*".replace("T", TOKEN));
 
             static Handshake read(Inbox in) throws IOException {
-                String first = in.line(MAX_HEAD);
-                Matcher request = REQUEST.matcher(first);
+                int size = 0;
+                for (int tail = 0; tail != 0x0d0a0d0a; tail = tail << 8 | in.peek(size++)) {
+                    rule(size < MAX_HEAD, 431, "a request has at most " + MAX_HEAD + " bytes");
+                    in.await(size + 1);
+                    rule((in.peek(size) == '\n') == ((byte) tail == '\r'), 400, "lines end with CR LF");
+                }
+                String text = new String(in.take(size), ISO_8859_1);
+                List<String> lines = text.lines().toList();
+                Matcher request = REQUEST.matcher(lines.get(0));
                 rule(request.matches(), 400, "this is not an HTTP/1.1 request (§4.2.1)");
+                rule(lines.size() < MAX_HEADERS + 3, 431, "more than " + MAX_HEADERS + " headers");
                 var headers = new TreeMap<String, List<String>>(String.CASE_INSENSITIVE_ORDER);
-                var text = new StringBuilder(first);
-                for (int i = 0; ; i++) {
-                    String line = in.line(MAX_HEAD - text.length());
-                    if (line.isEmpty()) break;
-                    rule(i < MAX_HEADERS, 431, "there are more than " + MAX_HEADERS + " headers");
-                    Matcher header = HEADER.matcher(line);          // no blank before the colon
+                for (String line : lines.subList(1, lines.size() - 1)) {
+                    Matcher header = HEADER.matcher(line);           // no blank before the colon
                     rule(header.matches(), 400, "a header is not NAME: VALUE (§4.2.1)");
                     headers.computeIfAbsent(header.group(1), name -> new ArrayList<>())
                             .add(header.group(2).strip());
-                    text.append("\r\n").append(line);
                 }
-                return new Handshake(text.toString(), request.group(1), request.group(2), headers);
+                return new Handshake(text, request.group(1), request.group(2), headers);
             }
 
             /// The conditions of §4.2.1, in the order that gives the most helpful answer.
             void check() throws Refusal {
                 String version = one("Sec-WebSocket-Version"), key = one("Sec-WebSocket-Key");
-                require(method.equals("GET"), 405, "a WebSocket begins with GET");
-                require(host() != null, 400, "one valid Host header is needed");
-                require(has("Upgrade", "websocket"), 426, "this port only speaks WebSocket, and Upgrade "
-                        + "is missing");
-                require(has("Connection", "upgrade"), 400, "Connection: Upgrade is missing");
-                require(key.matches("[A-Za-z0-9+/]{22}=="), 400, "one Sec-WebSocket-Key of 16 bytes in "
-                        + "base64 is needed");
-                require(!version.isEmpty(), 400, "one Sec-WebSocket-Version is needed");
-                require(version.equals("13"), 426, "the only version is 13");
+                rule(method.equals("GET"), 405, "a WebSocket begins with GET (§4.2.1)");
+                rule(host() != null, 400, "one valid Host header is needed (§4.2.1)");
+                rule(has("Upgrade", "websocket"), 426, "this port is for WebSockets only (§4.2.1)");
+                rule(has("Connection", "upgrade"), 400, "Connection: Upgrade is missing (§4.2.1)");
+                rule(key.matches("[A-Za-z0-9+/]{22}=="), 400, "one Sec-WebSocket-Key is needed, 16 "
+                        + "bytes in base64 (§4.2.1)");
+                rule(!version.isEmpty(), 400, "one Sec-WebSocket-Version is needed (§4.2.1)");
+                rule(version.equals("13"), 426, "the only version is 13 (§4.4)");
             }
 
-            private static void require(boolean right, int status, String message) throws Refusal {
-                WebSocket.rule(right, status, message + " (§4.2.1)");
-            }
-
-            /// Header names are the same in upper and lower case.
+            /// Names of headers are the same in upper and lower case.
             List<String> values(String name) { return headers.getOrDefault(name, List.of()); }
 
             /// The value of a header that stands there once, else "".
@@ -501,15 +470,15 @@ public final class Chat implements AutoCloseable {
             /// §4.2.2: the first subprotocol offered that is known here, or null.
             String choose(List<String> known) throws Refusal {
                 List<String> offers = list("Sec-WebSocket-Protocol");
-                require(offers.stream().allMatch(o -> o.matches(TOKEN)), 400, "a subprotocol is no token");
+                rule(offers.stream().allMatch(o -> o.matches(TOKEN)), 400, "no such subprotocol (§11.3.4)");
                 return offers.stream().filter(known::contains).findFirst().orElse(null);
             }
 
             /// §9.1: the extensions offered, each as its name and its parameters, NAME or NAME=VALUE.
             List<List<String>> extensions() throws Refusal {
                 List<String> offers = list("Sec-WebSocket-Extensions");
-                require(offers.stream().allMatch(EXTENSION.asMatchPredicate()), 400, "an extension is not "
-                        + "NAME; PARAMETER=VALUE");
+                rule(offers.stream().allMatch(EXTENSION.asMatchPredicate()), 400,
+                        "an extension is not NAME; PARAMETER=VALUE (§9.1)");
                 return offers.stream().map(o -> List.of(o.replaceAll("[\\s\"]", "").split(";"))).toList();
             }
 
@@ -528,18 +497,16 @@ public final class Chat implements AutoCloseable {
                         + "\r\n";
             }
 
+            private static final Map<Integer, String> STATUS = Map.of(400, "Bad Request",
+                    403, "Forbidden", 404, "Not Found", 405, "Method Not Allowed\r\nAllow: GET", 426,
+                    "Upgrade Required\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13",     // §4.4
+                    431, "Request Header Fields Too Large", 503, "Service Unavailable");
+
             /// The answer that leaves it with HTTP. It repeats nothing that the client has sent.
             static String refuse(int status, String body) {
-                return "HTTP/1.1 " + status + switch (status) {
-                    case 403 -> " Forbidden";
-                    case 404 -> " Not Found";
-                    case 405 -> " Method Not Allowed\r\nAllow: GET";
-                    case 426 -> " Upgrade Required\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                            + "Sec-WebSocket-Version: 13";                                 // §4.4
-                    case 431 -> " Request Header Fields Too Large";
-                    case 503 -> " Service Unavailable";
-                    default -> " Bad Request";
-                } + "\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: "
+                return "HTTP/1.1 " + status + " " + STATUS.get(status) + "\r\nConnection: close"
+                        + (status == 426 ? ", Upgrade" : "")
+                        + "\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: "
                         + body.getBytes(UTF_8).length + "\r\n\r\n" + body;
             }
         }
@@ -562,7 +529,7 @@ public final class Chat implements AutoCloseable {
         /// @param rsv the reserved bits: 0, or 4 for RSV1
         /// @param key the masking key, 0 if not masked
         record Header(boolean fin, int rsv, int opcode, boolean masked, int key, long length) {
-            private static final int FIN = 0x80, MASK = 0x80, RSV1 = 4, TWO_MORE = 126, EIGHT_MORE = 127;
+            static final int FIN = 0x80, MASK = 0x80, RSV1 = 4, TWO_MORE = 126, EIGHT_MORE = 127;
 
             /// Reads a header and checks, as early as possible, all that it alone can break. Until it
             /// is right it stays unread, so that the culprit can be shown.
@@ -570,8 +537,7 @@ public final class Chat implements AutoCloseable {
             /// @param client  whether it comes from a client, which must mask
             static Header read(Inbox in, boolean deflate, boolean client) throws IOException {
                 in.await(2);
-                int first = in.unread.get(in.unread.position());
-                int second = in.unread.get(in.unread.position() + 1);
+                int first = in.peek(0), second = in.peek(1);
                 int opcode = first & 0x0f, rsv = first >> 4 & 7, form = second & 0x7f;
                 boolean fin = (first & FIN) != 0, masked = (second & MASK) != 0;
                 rule(OPCODES.containsKey(opcode), 1002, "this opcode means nothing (§5.2)");
@@ -583,9 +549,8 @@ public final class Chat implements AutoCloseable {
                         "a control frame is whole and has at most 125 bytes (§5.5)");
                 int size = form == EIGHT_MORE ? 10 : form == TWO_MORE ? 4 : 2;
                 in.await(size);
-                int more = in.unread.position() + 2;
-                long length = size == 2 ? form : size == 4 ? in.unread.getShort(more) & 0xffff
-                        : in.unread.getLong(more);
+                ByteBuffer bytes = in.unread.slice();
+                long length = size == 2 ? form : size == 4 ? bytes.getShort(2) & 0xffff : bytes.getLong(2);
                 rule(length >= 0, 1002, "the highest bit of a length is 0 (§5.2)");
                 rule(size == sizeFor(length), 1002, "a length has its shortest form (§5.2)");
                 in.await(masked ? size + 4 : size);
@@ -638,8 +603,8 @@ public final class Chat implements AutoCloseable {
 
         /// §7.4: whether a Close frame may carry this code.
         static boolean isLegal(int code) {
-            return code >= 1000 && code <= 1003 || code >= 1007 && code <= 1014
-                    || code >= 3000 && code <= 4999;
+            return code >= 1000 && code < 1004 || code > 1006 && code < 1015
+                    || code >= 3000 && code < 5000;
         }
 
         /// A Close's payload; the reason is cut between two characters to fit in 125 bytes (§5.5.1).
@@ -708,8 +673,9 @@ public final class Chat implements AutoCloseable {
                     long names = given.stream().map(g -> g.split("=")[0]).distinct().count();
                     if (offer.get(0).equals("permessage-deflate") && names == given.size()
                             && given.stream().allMatch(LEGAL.asMatchPredicate()))
-                        return "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
-                                + (given.contains("server_max_window_bits=15") ? "; server_max_window_bits=15" : "");
+                        return String.join("; ", "permessage-deflate", "server_no_context_takeover",
+                                "client_no_context_takeover") + (given.contains(
+                                "server_max_window_bits=15") ? "; server_max_window_bits=15" : "");
                 }
                 return null;
             }
@@ -717,16 +683,11 @@ public final class Chat implements AutoCloseable {
             /// §7.2.1: deflate, flush, drop the four bytes with which a flush ends.
             static byte[] deflate(byte[] message) {
                 var deflater = new Deflater(Deflater.BEST_SPEED, true);
-                var bytes = new ByteArrayOutputStream(message.length / 2 + 64);
-                try (var out = new DeflaterOutputStream(bytes, deflater, 8192, true)) {
-                    out.write(message);
-                    out.flush();
-                    return Arrays.copyOf(bytes.toByteArray(), bytes.size() - TAIL.length);
-                } catch (IOException impossible) {
-                    throw new AssertionError(impossible);
-                } finally {
-                    deflater.end();
-                }
+                byte[] out = new byte[message.length + message.length / 256 + 64];    // always enough
+                deflater.setInput(message);
+                int size = deflater.deflate(out, 0, out.length, Deflater.SYNC_FLUSH);
+                deflater.end();
+                return Arrays.copyOf(out, size - TAIL.length);
             }
 
             /// §7.2.2: put the four bytes back and inflate, but not one byte beyond `limit`.
@@ -740,10 +701,8 @@ public final class Chat implements AutoCloseable {
                     for (int rest = input.length; rest > 0; rest = inflater.getRemaining()) {
                         inflater.reset();               // a block with BFINAL, and more: §7.2.3.4
                         inflater.setInput(input, input.length - rest, rest);
-                        for (int got; (got = inflater.inflate(chunk)) > 0; ) {
+                        for (int got; (got = inflater.inflate(chunk)) > 0; out.write(chunk, 0, got))
                             rule(out.size() + got <= limit, 1009, "inflated, this is too long (§10.4)");
-                            out.write(chunk, 0, got);
-                        }
                     }
                     return out.toByteArray();
                 } catch (DataFormatException broken) {
@@ -762,7 +721,6 @@ public final class Chat implements AutoCloseable {
         /// out would be a lie.
         private final class Outbox implements Runnable {
             private List<byte[]> waiting;
-            private byte[] newestPong;
             private boolean writing;
             private volatile boolean ended;
             private volatile long unwritten, writingSince;
@@ -777,7 +735,10 @@ public final class Chat implements AutoCloseable {
                     idle = !writing;
                     full = unwritten > settings.maxQueue;
                     ended = last || full;
-                    if (!full) put(frame);
+                    writing = true;
+                    unwritten += frame.length;
+                    if (waiting == null) waiting = new ArrayList<>(4);
+                    waiting.add(frame);
                 }
                 if (full) cutOff("reads too slowly: " + unwritten + " bytes wait");
                 // The connection's own thread writes for itself, unless more input is waiting: what
@@ -787,58 +748,45 @@ public final class Chat implements AutoCloseable {
                 return !full;
             }
 
-            private void put(byte[] frame) {
-                if (waiting == null) waiting = new ArrayList<>(4);
-                waiting.add(frame);
-                unwritten += frame.length;
-                writing = true;
-            }
-
-            /// §5.5.3: of many pings only the newest needs an answer, so a flood of them costs nothing.
-            void addPong(byte[] frame) {
-                synchronized (this) {
-                    if (unwritten > PONG_BACKLOG) newestPong = frame;
-                    if (newestPong == frame) return;
-                }
-                add(frame, false);
-            }
-
             /// Writes until nothing is left.
             @Override
             public void run() {
                 try {
-                    for (List<byte[]> batch = take(0); batch != null; ) {
-                        int size = 0;
+                    int size = 0;
+                    for (List<byte[]> batch; (batch = take(size)) != null; ) {
+                        size = 0;
                         for (byte[] frame : batch) size += frame.length;
-                        writingSince = System.nanoTime();
-                        var stream = batch.size() == 1 ? out : new BufferedOutputStream(out, Math.min(size, BIG_BUFFER));
-                        for (byte[] frame : batch) {
-                            if (tracer != null) tracer.sent(frame);
-                            stream.write(frame);
-                        }
-                        stream.flush();
-                        batch = take(size);
+                        write(batch, batch.size() == 1 ? out
+                                : new BufferedOutputStream(out, Math.min(size, BIG_BUFFER)));
                     }
                 } catch (IOException lost) {
-                    synchronized (this) {
-                        ended = true;
-                        unwritten = 0;
-                    }
-                    LockSupport.unpark(sleeper);
                     cutOff(null);
                 }
             }
 
-            /// @return what has been put while `written` bytes were written; null to stop
+            synchronized void giveUp() {
+                ended = true;
+                unwritten = 0;
+                LockSupport.unpark(sleeper);
+            }
+
+            private void write(List<byte[]> batch, OutputStream stream) throws IOException {
+                writingSince = System.nanoTime();
+                for (byte[] frame : batch) {
+                    if (tracer != null) tracer.sent(frame);
+                    stream.write(frame);
+                }
+                stream.flush();
+                writingSince = 0;
+            }
+
+            /// @return what was added while `written` bytes were written; null if that is nothing
             private synchronized List<byte[]> take(int written) {
                 unwritten -= written;
                 LockSupport.unpark(sleeper);
-                if (newestPong != null && !ended) put(newestPong);
                 List<byte[]> batch = waiting;
                 waiting = null;
-                newestPong = null;
                 writing = batch != null;
-                if (!writing) writingSince = 0;
                 return batch;
             }
 
@@ -853,73 +801,87 @@ public final class Chat implements AutoCloseable {
 
         // ---- What travels, explained ----------------------------------------------------------
 
-        /// Bytes that belong together, what they are called and what they mean.
-        record Field(String hex, String name, String meaning) { }
+        /// Something that travelled. The first row has time, connection, direction ("in", "out", or
+        /// "" for what befell the connection) and title, each other one bytes, name and meaning.
+        /// Tabs stand between them.
+        record Traced(List<String> rows) {
+            /// Only where a person looks, and does not mind.
+            private static final boolean COLOUR = System.console() != null
+                    && System.getenv("NO_COLOR") == null && !new File("/dev/stderr").isFile();
 
-        /// @param direction "in", "out", or "" for what befell the connection itself
-        record Traced(String time, String connection, String direction, String title,
-                      List<Field> fields) {
-            /// Colours only where a person looks: on a terminal, unless NO_COLOR says otherwise.
-            private static final boolean COLOUR = System.getenv("NO_COLOR") == null
-                    && System.console() != null && !Files.isRegularFile(Path.of("/dev/stderr"));
-
-            /// In 100 columns.
+            /// For people, in 100 columns.
             @Override
             public String toString() {
-                String head = "%s %-5s %-4s%s".formatted(time, connection, direction, title);
-                var text = new StringBuilder(COLOUR ? "\033[1m" + head + "\033[0m" : head);
-                String row = COLOUR ? "\n    \033[36m%-23s\033[0m  %-25s %s" : "\n    %-23s  %-25s %s";
-                for (Field field : fields) text.append((field.hex.isEmpty() ? "\n    " + field.name
-                        : row.formatted(field.hex, field.name, field.meaning)).stripTrailing());
+                var text = new StringJoiner("\n");
+                for (String row : rows) {
+                    String[] parts = row.split("\t", -1);
+                    if (parts.length == 4) text.add(colour(1, "%s %-5s %-4s%s".formatted((Object[]) parts)));
+                    else if (parts[0].isEmpty()) text.add("    " + parts[1]);
+                    else text.add("    " + colour(36, "%-23s".formatted(parts[0])) + "  %-25s %s".formatted(
+                            parts[1], parts[2]).stripTrailing());
+                }
                 return text.toString();
+            }
+
+            private static String colour(int code, String text) {
+                return COLOUR ? "\033[" + code + "m" + text + "\033[0m" : text;
             }
         }
 
         /// Explains the frames of one connection, one after another.
         private record Tracer(String connection, List<Frame> fragments, Consumer<Traced> sink) {
-            void note(String direction, String title, List<Field> fields) {
-                sink.accept(new Traced(now(), connection, direction, title, fields));
+            void note(String direction, String title, String... rows) {
+                var all = new ArrayList<>(List.of(String.join("\t", now(), connection, direction, title)));
+                all.addAll(List.of(rows));
+                sink.accept(new Traced(all));
             }
 
             void http(String direction, String title, String text) {
                 note(direction, title, text.lines().filter(line -> !line.isEmpty())
-                        .map(line -> new Field("", elide(printable(line), 96), "")).toList());
+                        .map(line -> "\t" + elide(printable(line), 96) + "\t").toArray(String[]::new));
             }
 
             void sent(byte[] wire) throws IOException {
                 var in = new Inbox(new ByteArrayInputStream(wire));
                 Header header = Header.read(in, true, false);
-                frame("out", new Frame(header, Arrays.copyOfRange(wire,
-                        wire.length - (int) header.length, wire.length)), new ArrayList<>());
+                frame("out", new ArrayList<>(), header, Arrays.copyOfRange(wire,
+                        wire.length - (int) header.length, wire.length));
             }
 
-            void received(Frame frame) { frame("in", frame, fragments); }
+            void received(Header header, byte[] payload) { frame("in", fragments, header, payload); }
 
-            private void frame(String direction, Frame frame, List<Frame> fragments) {
-                Header header = frame.header;
-                byte[] wire = frame.encode(), payload = frame.payload;
+            private void frame(String direction, List<Frame> message, Header header, byte[] payload) {
+                byte[] wire = new Frame(header, payload).encode();
                 int size = Header.sizeFor(header.length), start = wire.length - payload.length;
-                if (header.opcode == TEXT || header.opcode == BINARY) fragments.clear();
-                if (header.opcode < CLOSE) fragments.add(frame);
-                boolean deflated = header.opcode < CLOSE && fragments.get(0).header.rsv != 0;
-                var fields = new ArrayList<Field>();
-                fields.add(new Field(hex(wire, 0, 1), "FIN=%d RSV=%s opcode=%d".formatted(header.fin ? 1 : 0,
-                        Integer.toBinaryString(8 | header.rsv).substring(1), header.opcode), role(header, fragments)));
-                fields.add(new Field(hex(wire, 1, 2), "MASK=" + (header.masked ? 1 : 0) + " length="
-                        + (wire[1] & 0x7f), size == 2 ? "the length itself (§5.2)"
-                        : "it is in the next " + (size - 2) + " bytes (§5.2)"));
-                if (size > 2) fields.add(new Field(hex(wire, 2, size), "length " + header.length, ""));
-                if (header.masked) fields.add(new Field(hex(wire, size, start), "masking key", "(§5.3)"));
-                if (header.masked && payload.length > 0)
-                    fields.add(new Field(hex(wire, start, wire.length), "payload, masked", ""));
-                if (payload.length > 0) fields.add(new Field(hex(payload, 0, payload.length), "payload",
-                        deflated ? "compressed (RFC 7692 §7.2)" : meaning(header, payload)));
-                if (deflated && header.fin) fields.add(inflated(fragments));
-                note(direction, OPCODES.get(header.opcode) + " frame, " + header.length + " bytes", fields);
+                if (header.opcode == TEXT || header.opcode == BINARY) message.clear();
+                if (header.opcode < CLOSE) message.add(new Frame(header, payload));
+                boolean deflated = header.opcode < CLOSE && message.get(0).header.rsv != 0;
+                String bits = Integer.toBinaryString(8 | header.rsv).substring(1);
+                var rows = new ArrayList<String>();
+                rows.add(row(wire, 0, 1, "FIN=" + (header.fin ? 1 : 0) + " RSV=" + bits + " opcode="
+                        + header.opcode, role(header, message)));
+                rows.add(row(wire, 1, 2, "MASK=" + (header.masked ? 1 : 0) + " length=" + (wire[1] & 0x7f),
+                        size == 2 ? "the length itself (§5.2)" : "so " + (size - 2) + " more bytes (§5.2)"));
+                if (size > 2) rows.add(row(wire, 2, size, "length=" + header.length, "big-endian (§5.2)"));
+                if (header.masked) rows.add(row(wire, size, start, "masking key", "a new one each time (§5.3)"));
+                if (header.masked) rows.add(row(wire, start, wire.length, "payload, masked", ""));
+                rows.add(row(payload, 0, payload.length, "payload", deflated ? "compressed (RFC 7692 §7.2)"
+                        : meaning(header, payload)));
+                if (deflated && header.fin) rows.add(inflated(message));
+                note(direction, OPCODES.get(header.opcode) + " frame, " + header.length + " bytes",
+                        rows.toArray(String[]::new));
             }
 
-            private static String role(Header header, List<Frame> fragments) {
-                int count = fragments.size(), size = fragments.stream().mapToInt(f -> f.payload.length).sum();
+            /// Up to eight bytes; of more the first four and the last three.
+            static String row(byte[] bytes, int from, int to, String name, String meaning) {
+                HexFormat hex = HexFormat.ofDelimiter(" ");
+                String shown = to - from <= 8 ? hex.formatHex(bytes, from, to)
+                        : hex.formatHex(bytes, from, from + 4) + " … " + hex.formatHex(bytes, to - 3, to);
+                return String.join("\t", from == to ? "-" : shown, name, meaning);
+            }
+
+            private static String role(Header header, List<Frame> message) {
+                int count = message.size(), size = message.stream().mapToInt(f -> f.payload.length).sum();
                 return OPCODES.get(header.opcode) + switch (header.opcode) {
                     case CLOSE -> " (§5.5.1)";
                     case PING -> ", wants a PONG (§5.5.2)";
@@ -931,49 +893,37 @@ public final class Chat implements AutoCloseable {
             }
 
             private static String meaning(Header header, byte[] payload) {
-                if (header.opcode != CLOSE || payload.length < 2) return quote(payload);
-                return ((payload[0] & 0xff) << 8 | payload[1] & 0xff) + " "
-                        + quote(Arrays.copyOfRange(payload, 2, payload.length)) + " (§7.4)";
+                int skip = header.opcode == CLOSE && payload.length > 1 ? 2 : 0;
+                String text = new String(payload, skip, payload.length - skip, UTF_8);
+                return (skip == 2 ? (ByteBuffer.wrap(payload).getShort() & 0xffff) + " " : "")
+                        + (text.contains("\ufffd") ? payload.length + " bytes"
+                        : '"' + elide(printable(text), 36) + '"') + (skip == 2 ? " (§7.4)" : "");
             }
 
-            private static Field inflated(List<Frame> fragments) {
+            private static String inflated(List<Frame> message) {
                 var bytes = new ByteArrayOutputStream();
-                for (Frame fragment : fragments) bytes.writeBytes(fragment.payload);
+                for (Frame fragment : message) bytes.writeBytes(fragment.payload);
                 try {
                     byte[] whole = Deflate.inflate(bytes.toByteArray(), 1 << 24);
-                    return new Field(hex(whole, 0, whole.length), "inflated, " + whole.length + " bytes",
-                            quote(whole) + ", saves " + (whole.length - bytes.size()));
+                    return row(whole, 0, whole.length, "inflated, " + whole.length + " bytes",
+                            meaning(message.get(0).header, whole) + ", saves " + (whole.length - bytes.size()));
                 } catch (Refusal broken) {
-                    return new Field("", broken.getMessage(), "");
+                    return "\t" + broken.getMessage() + "\t";
                 }
-            }
-
-            /// Up to eight bytes; of more the first four and the last three.
-            private static String hex(byte[] bytes, int from, int to) {
-                HexFormat hex = HexFormat.ofDelimiter(" ");
-                return to - from <= 8 ? hex.formatHex(bytes, from, to)
-                        : hex.formatHex(bytes, from, from + 4) + " … " + hex.formatHex(bytes, to - 3, to);
-            }
-
-            private static String quote(byte[] bytes) {
-                String text = new String(bytes, UTF_8);
-                return text.contains("\ufffd") ? bytes.length + " bytes"
-                        : '"' + elide(printable(text), 36) + '"';
             }
         }
 
-        /// Explains frames of either direction; a rule they break ends it, and is named.
+        /// Explains frames of either direction, until one of them breaks a rule.
         static void explain(byte[] frames, Consumer<Traced> sink) {
-            var webSocket = new WebSocket(null, new Settings(1 << 30, 1 << 30, true, null, "",
-                    traced -> { if (!traced.direction.equals("out")) sink.accept(traced); }, line -> { }));
+            var webSocket = new WebSocket(null, new Settings(1 << 30, 1 << 30, true, null, "", traced -> {
+                if (!traced.rows.get(0).contains("\tout\t")) sink.accept(traced);
+            }, line -> { }));
             webSocket.in = new Inbox(new ByteArrayInputStream(frames));
             webSocket.out = OutputStream.nullOutputStream();
             webSocket.deflate = webSocket.upgraded = webSocket.eitherSide = true;
             try {
                 while (webSocket.receive() != null) continue;
-            } catch (Refusal shown) {
-                // by the trace
-            }
+            } catch (Refusal shown) { }
         }
 
         static String elide(String text, int most) {
@@ -987,7 +937,7 @@ public final class Chat implements AutoCloseable {
                     unsafe -> "\\\\u{%x}".formatted(unsafe.group().codePointAt(0)));
         }
 
-        static String now() { return "%tT.%<tL".formatted(LocalTime.now()); }
+        static String now() { return "%tT.%<tL".formatted(System.currentTimeMillis()); }
 
         // ---- The connection -------------------------------------------------------------------
 
@@ -1002,12 +952,14 @@ public final class Chat implements AutoCloseable {
 
         private static final byte[] NOTHING = {};
         private static final AtomicLong COUNT = new AtomicLong();
+        private static final Set<WebSocket> LIVE = ConcurrentHashMap.newKeySet();
+        private static Thread watcher;
         private final String name = "#" + COUNT.incrementAndGet();
         private final Socket socket;
-        private Socket stream;
         private final Settings settings;
         private final Tracer tracer;
         private final Outbox outbox = new Outbox();
+        private Socket stream;
         private Inbox in;
         private OutputStream out;
         private Thread owner;
@@ -1015,7 +967,7 @@ public final class Chat implements AutoCloseable {
         private int closeCode = 1006;
         private boolean deflate, eitherSide, pinged;
         private volatile boolean upgraded, over;
-        private volatile long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(HANDSHAKE_TIME);
+        private volatile long deadline = seconds(HANDSHAKE_TIME) + System.nanoTime();
         // Of a message whose end has not come: its opcode (-1: there is none), its bytes, how many of
         // them are known to be text, how many of its fragments were empty.
         private int opcode = -1, gathered, checked, empty;
@@ -1032,16 +984,15 @@ public final class Chat implements AutoCloseable {
         /// connect: they would act in the name of whoever looks at them (§10.2).
         static void serve(Socket socket, Handler handler) {
             new WebSocket(socket, Settings.DEFAULT).serve(handshake -> {
-                List<String> origin = handshake.values("Origin");
-                rule(origin.isEmpty() || origin.get(0).matches("https?://\\Q" + handshake.host()
-                        + "\\E(:\\d+)?"), 403, "a page of another host may not connect (§10.2)");
+                rule(handshake.values("Origin").stream().allMatch(origin -> origin.matches("https?://\\Q"
+                        + handshake.host() + "\\E(:\\d+)?")), 403, "a page of another host (§10.2)");
                 return List.of();
             }, handler);
         }
 
         void serve(Welcome welcome, Handler handler) {
             owner = Thread.currentThread();
-            Watch.over(this);
+            watch();
             try {
                 open(welcome);
                 handler.handle(this);
@@ -1072,11 +1023,14 @@ public final class Chat implements AutoCloseable {
             protocol = handshake.choose(welcome.of(handshake));
             String extensions = Deflate.agree(handshake.extensions());
             deflate = settings.deflate && extensions != null;
-            String answer = handshake.accept(protocol, deflate ? extensions : null);
-            if (tracer != null) tracer.http("out", "its answer (§4.2.2)", answer);
-            out.write(answer.getBytes(US_ASCII));
-            out.flush();
+            write("its answer (§4.2.2)", handshake.accept(protocol, deflate ? extensions : null));
             upgraded = true;
+        }
+
+        private void write(String title, String answer) throws IOException {
+            if (tracer != null) tracer.http("out", title, answer);
+            out.write(answer.getBytes(UTF_8));
+            out.flush();
         }
 
         /// Waits for the next message, and answers pings and a Close meanwhile.
@@ -1097,7 +1051,7 @@ public final class Chat implements AutoCloseable {
             } catch (IOException lost) {
                 over = true;
                 if (tracer != null && (header != null || in.unread.hasRemaining()))
-                    tracer.note("", "the connection ends inside a frame", List.of());
+                    tracer.note("", "the connection ends inside a frame");
             }
             return null;
         }
@@ -1107,10 +1061,13 @@ public final class Chat implements AutoCloseable {
             in.await(length);
             byte[] payload = in.take(length);
             Frame.mask(payload, 0, header.key, 0, payload, 0, length);
-            if (tracer != null) tracer.received(new Frame(header, payload));
-            if (header.opcode == PING) outbox.addPong(new Frame(PONG, 0, payload).encode());    // §5.5.2
+            if (tracer != null) tracer.received(header, payload);
             if (header.opcode == CLOSE) closed(payload);
-            return null;                        // a pong needs no answer: that it came is enough
+            if (header.opcode == PING) {                // §5.5.2; a pong needs no answer (§5.5.3)
+                outbox.await(PONG_BACKLOG);
+                outbox.add(new Frame(PONG, 0, payload).encode(), false);
+            }
+            return null;
         }
 
         /// §5.5.1: a Close is answered with one of the same code; then TCP is closed.
@@ -1134,33 +1091,29 @@ public final class Chat implements AutoCloseable {
                 rule(!first || opcode < 0, 1002, "the message before has not ended (§5.4)");
                 rule(header.length <= settings.maxMessage - gathered, 1009, "the message is too long (§10.4)");
                 rule(header.length > 0 || ++empty <= MAX_EMPTY, 1008, "too many empty fragments (§10.4)");
-                if (first) {
-                    opcode = header.opcode;
-                    compressed = header.rsv != 0;
-                }
+                if (first) opcode = header.opcode;
+                if (first) compressed = header.rsv != 0;
                 read(header.key, (int) header.length);
             } finally {
-                if (tracer != null) tracer.received(
-                        new Frame(header, Arrays.copyOfRange(message, start, gathered)));
+                if (tracer != null) tracer.received(header, Arrays.copyOfRange(message, start, gathered));
             }
             return header.fin ? finish() : null;
         }
 
-        /// Reads a payload, checks it while it comes, and trusts no length: the message's array grows
-        /// only with what has come.
+        /// Reads a payload and checks text while it comes. No length is trusted: the array grows only
+        /// with what has come.
         private void read(int key, int length) throws IOException {
             for (int done = 0, step; done < length; done += step) {
                 in.await(1);
                 step = Math.min(length - done, in.unread.remaining());
-                int end = gathered + step;
+                int from = gathered, end = from + step, at = in.unread.position();
                 if (end > message.length) message = Arrays.copyOf(message,
-                        done + step == length ? end : Math.min(2 * end, gathered + length - done));
-                int at = in.unread.position();
-                boolean ascii = Frame.mask(in.unread.array(), at, key, done, message, gathered, step);
+                        Math.min(from + length - done, done + step == length ? end : 2 * end));
+                boolean ascii = Frame.mask(in.unread.array(), at, key, done, message, from, step);
                 in.unread.position(at + step);
-                if (opcode == TEXT && !compressed) checked = ascii && checked == gathered ? end
-                        : checkText(message, checked, end, false);
                 gathered = end;
+                if (opcode == TEXT && !compressed) checked = ascii && checked == from ? end
+                        : checkText(message, checked, end, false);
             }
         }
 
@@ -1192,12 +1145,13 @@ public final class Chat implements AutoCloseable {
         }
 
         private void end(byte[] payload) {
-            deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(CLOSE_TIME);
+            deadline = seconds(CLOSE_TIME) + System.nanoTime();
             outbox.add(new Frame(CLOSE, 0, payload).encode(), true);
         }
 
         State state() {
-            return over ? State.CLOSED : outbox.ended ? State.CLOSING : upgraded ? State.OPEN : State.CONNECTING;
+            if (over) return State.CLOSED;
+            return !upgraded ? State.CONNECTING : outbox.ended ? State.CLOSING : State.OPEN;
         }
 
         /// The path of the request, still percent-encoded.
@@ -1215,24 +1169,15 @@ public final class Chat implements AutoCloseable {
         private void fail(Refusal refusal, byte[] culprit) {
             if (over) return;
             over = true;
-            String message = refusal.getMessage();
-            settings.log.accept(name + " " + refusal.code + " " + message);
-            if (tracer != null) tracer.note("", "refused with " + refusal.code + ": " + message,
-                    culprit.length == 0 ? List.of() : List.of(new Field(Tracer.hex(culprit, 0,
-                            culprit.length), "these bytes break it", "")));
-            if (upgraded) end(closing(refusal.code, message));
-            else refuse(Handshake.refuse(refusal.code, message + ". " + settings.hint + "\n"));
-        }
-
-        private void refuse(String answer) {
-            if (tracer != null) tracer.http("out", "its answer (§4.2.1)", answer);
-            deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(CLOSE_TIME);
-            try {
-                out.write(answer.getBytes(UTF_8));
-                out.flush();
-            } catch (IOException gone) {
-                // he did not wait for it
-            }
+            String why = refusal.getMessage();
+            settings.log.accept(name + " " + refusal.code + " " + why);
+            if (tracer != null) tracer.note("", "refused with " + refusal.code + ": " + why,
+                    Tracer.row(culprit, 0, culprit.length, "the bytes that break it", ""));
+            if (upgraded) end(closing(refusal.code, why));
+            else try {
+                deadline = seconds(CLOSE_TIME) + System.nanoTime();
+                write("its answer", Handshake.refuse(refusal.code, why + ". " + settings.hint + "\n"));
+            } catch (IOException gone) { }
         }
 
         /// §7.1.1: we close our half first and read until the peer has closed his. Closing with unread
@@ -1243,54 +1188,51 @@ public final class Chat implements AutoCloseable {
                 outbox.await(0);
                 stream.shutdownOutput();
                 while (in.stream.read(in.unread.array()) >= 0) continue;
-            } catch (IOException | RuntimeException gone) {
-                // it has ended by itself
-            }
-            Watch.LIVE.remove(this);
+            } catch (IOException | RuntimeException gone) { }
+            LIVE.remove(this);
             try { socket.close(); } catch (IOException closed) { }
         }
 
-        /// Ends the connection at once, without a Close, whatever is under way.
+        /// Ends the connection at once, without a Close: a reset, which leaves nothing unsent behind.
         void cutOff(String why) {
             if (why != null) settings.log.accept(name + " " + why);
+            outbox.giveUp();
             try {
-                socket.setSoLinger(true, 0);            // a reset: nothing unsent is kept
+                socket.setSoLinger(true, 0);
                 socket.close();
-            } catch (IOException closed) {
-                // so it has ended
-            }
+            } catch (IOException closed) { }
         }
 
-        /// One virtual thread that looks after all connections while there are any. A deadline in each
-        /// read would cost more, and could not see who never reads.
-        private static final class Watch {
-            private static final Set<WebSocket> LIVE = ConcurrentHashMap.newKeySet();
-            private static final AtomicBoolean RUNNING = new AtomicBoolean();
-
-            static void over(WebSocket webSocket) {
-                LIVE.add(webSocket);
-                if (!RUNNING.getAndSet(true)) Thread.startVirtualThread(() -> {
-                    do {
-                        LockSupport.parkNanos(TimeUnit.SECONDS.toNanos(1));
+        /// One virtual thread looks after all connections while there are any. A deadline in each read
+        /// would cost more, and could not see who never reads.
+        private void watch() {
+            LIVE.add(this);
+            synchronized (LIVE) {
+                if (watcher == null) watcher = Thread.startVirtualThread(() -> {
+                    for (; isNeeded(); LockSupport.parkNanos(seconds(1)))
                         for (WebSocket each : LIVE) each.look(System.nanoTime());
-                        if (LIVE.isEmpty()) RUNNING.set(false);
-                    } while (!LIVE.isEmpty() && (RUNNING.get() || !RUNNING.getAndSet(true)));
                 });
             }
         }
 
-        private void look(long now) {
-            boolean closing = !upgraded || outbox.ended;
-            long since = outbox.writingSince, silence = closing ? 0 : now - in.heard;
-            long patience = TimeUnit.SECONDS.toNanos(SILENCE);
-            if (closing ? now - deadline > 0 : silence > 2 * patience
-                    || since != 0 && now - since > 2 * patience) cutOff("gave no sign of life");
-            else if (silence < patience) pinged = false;
-            else if (!pinged) {
-                pinged = true;
-                ping();
+        private static boolean isNeeded() {
+            synchronized (LIVE) {
+                if (LIVE.isEmpty()) watcher = null;
+                return watcher != null;
             }
         }
+
+        private void look(long now) {
+            boolean ending = !upgraded || outbox.ended;
+            long silence = ending ? 0 : now - in.heard, since = outbox.writingSince;
+            boolean stuck = since != 0 && now - since > seconds(2 * SILENCE);
+            if (ending ? now - deadline > 0 : stuck || silence > seconds(2 * SILENCE))
+                cutOff("gave no sign of life");
+            else if (silence > seconds(SILENCE) && !pinged) ping();
+            pinged = silence > seconds(SILENCE);
+        }
+
+        private static long seconds(int count) { return count * 1_000_000_000L; }
     }
 
     // ---------------------------------------------------------------------------------------------
@@ -1381,18 +1323,16 @@ public final class Chat implements AutoCloseable {
         /// What somebody has typed: a line for all, or a command.
         void hear(Member member, WebSocket.Message typed) {
             byte[] line = typed.payload;
-            boolean slash = line.length > 0 && line[0] == '/';
-            boolean twice = slash && line.length > 1 && line[1] == '/';
-            if (slash && !twice) {
+            int slashes = line.length == 0 || line[0] != '/' ? 0 : line.length == 1 || line[1] != '/' ? 1 : 2;
+            if (slashes == 1) {
                 String[] words = typed.text().strip().split("\\s+", 2);
                 String answer = obey(member, words[0], words.length > 1 ? words[1] : "");
                 if (answer != null) member.webSocket.send(notice(answer));
             } else {
                 byte[] name = (member.nick + ": ").getBytes(UTF_8);     // bytes do: no need to decode
-                int skip = twice ? 1 : 0;
-                byte[] whole = Arrays.copyOf(name, name.length + line.length - skip);
-                System.arraycopy(line, skip, whole, name.length, line.length - skip);
-                say(member.room, new WebSocket.Message(true, whole));
+                int skip = slashes / 2, rest = line.length - skip;
+                var said = ByteBuffer.allocate(name.length + rest).put(name).put(line, skip, rest);
+                say(member.room, new WebSocket.Message(true, said.array()));
             }
         }
 
@@ -1477,63 +1417,56 @@ public final class Chat implements AutoCloseable {
         /// @throws IllegalArgumentException with a sentence for whoever typed this
         static Options parse(String... arguments) {
             var options = new Options();
-            for (var left = new ArrayDeque<>(List.of(arguments)); !left.isEmpty(); ) {
-                String[] parts = left.pop().split("=", 2);
-                String name = parts[0], value = parts.length > 1 ? parts[1] : left.peek();
-                if (parts.length == 1 && options.set(name, left)) continue;
-                if (value == null) throw new IllegalArgumentException("there is no option " + name
-                        + ", or it needs a value");
-                options.set(name, value);
-                if (parts.length == 1) left.pop();
-            }
+            var words = new ArrayDeque<String>();
+            for (String word : arguments)
+                words.addAll(List.of(word.startsWith("--") ? word.split("=", 2) : new String[] {word}));
+            while (!words.isEmpty()) options.set(words.pop(), words);
             return options;
         }
 
-        /// Options without a value.
-        private boolean set(String name, Deque<String> left) {
+        private void set(String name, Deque<String> words) {
             switch (name) {
+                case "--host" -> host = value(name, words);
+                case "--http-port" -> httpPort = number(name, words, 0, 65535);
+                case "--ws-port" -> wsPort = number(name, words, 0, 65535);
+                case "--origin" -> origins.add(origin(value(name, words)));
+                case "--max-message" -> maxMessage = number(name, words, 1, 1 << 30);
+                case "--max-queue" -> maxQueue = number(name, words, 1, 1 << 30);
+                case "--max-connections" -> maxConnections = number(name, words, 1, 1 << 24);
+                case "--max-per-address" -> maxPerAddress = number(name, words, 1, 1 << 24);
+                case "--keystore" -> tls = tls(value(name, words));
                 case "--no-deflate" -> deflate = false;
                 case "--trace" -> trace = true;
                 case "--help" -> answer = USAGE;
                 case "--version" -> answer = "Chat.java " + VERSION + ", Java " + Runtime.version();
-                case "--explain" -> {
-                    answer = explain(String.join("", left));
-                    left.clear();
-                }
-                default -> { return false; }
-            }
-            return true;
-        }
-
-        private void set(String name, String value) {
-            switch (name) {
-                case "--host" -> host = value;
-                case "--http-port" -> httpPort = number(name, value, 0, 65535);
-                case "--ws-port" -> wsPort = number(name, value, 0, 65535);
-                case "--origin" -> origins.add(value);
-                case "--max-message" -> maxMessage = number(name, value, 1, 1 << 30);
-                case "--max-queue" -> maxQueue = number(name, value, 1, 1 << 30);
-                case "--max-connections" -> maxConnections = number(name, value, 1, 1 << 24);
-                case "--max-per-address" -> maxPerAddress = number(name, value, 1, 1 << 24);
-                case "--keystore" -> tls = tls(value);
+                case "--explain" -> answer = explain(words);
                 default -> throw new IllegalArgumentException("there is no option " + name);
             }
-            if (name.equals("--origin") && !value.matches("\\*|https?://[^/\\s]+"))
-                throw new IllegalArgumentException("--origin is like https://chat.example, or *: " + value);
         }
 
-        private static int number(String name, String value, int least, int most) {
-            if (value.matches("\\d{1,10}") && Long.parseLong(value) >= least && Long.parseLong(value) <= most)
-                return Integer.parseInt(value);
-            throw new IllegalArgumentException(name + " is a number from " + least + " to " + most
-                    + ", not " + value);
+        private static String value(String name, Deque<String> words) {
+            if (words.isEmpty()) throw new IllegalArgumentException(name + " needs a value");
+            return words.pop();
+        }
+
+        private static int number(String name, Deque<String> words, int least, int most) {
+            String value = value(name, words);
+            long number = value.matches("\\d{1,10}") ? Long.parseLong(value) : -1;
+            if (number >= least && number <= most) return (int) number;
+            throw new IllegalArgumentException("%s is a number from %d to %d, not %s".formatted(
+                    name, least, most, value));
+        }
+
+        private static String origin(String value) {
+            if (value.matches("\\*|https?://[^/\\s]+")) return value;
+            throw new IllegalArgumentException("--origin is * or like https://chat.example, not " + value);
         }
 
         private static SSLContext tls(String file) {
-            String password = System.getenv().getOrDefault("CHAT_KEYSTORE_PASSWORD", "");
+            char[] password = System.getenv().getOrDefault("CHAT_KEYSTORE_PASSWORD", "").toCharArray();
             try {
-                KeyManagerFactory keys = KeyManagerFactory.getInstance("PKIX");
-                keys.init(KeyStore.getInstance(new File(file), password.toCharArray()), password.toCharArray());
+                var keys = KeyManagerFactory.getInstance("PKIX");
+                keys.init(KeyStore.getInstance(new File(file), password), password);
                 var context = SSLContext.getInstance("TLS");
                 context.init(keys.getKeyManagers(), null, null);
                 return context;
@@ -1543,16 +1476,18 @@ public final class Chat implements AutoCloseable {
             }
         }
 
-        private static String explain(String hex) {
+        private static String explain(Deque<String> words) {
             var text = new StringJoiner("\n");
             try {
+                String hex = String.join("", words);
+                words.clear();
                 if (hex.isBlank()) hex = new String(System.in.readAllBytes(), US_ASCII);
                 byte[] frames = HexFormat.of().parseHex(hex.replaceAll("[\\s:,]|0x", ""));
                 WebSocket.explain(frames, traced -> text.add(traced.toString()));
+                return text.toString();
             } catch (IllegalArgumentException | IOException wrong) {
                 throw new IllegalArgumentException("--explain takes bytes in hex, such as 81 00");
             }
-            return text.toString();
         }
     }
 
@@ -1561,70 +1496,59 @@ public final class Chat implements AutoCloseable {
     /// What the browser gets.
     static final String PAGE = """
             <!DOCTYPE html>
-            <html lang="en">
-            <meta charset="utf-8">
+            <html lang="en"><meta charset="utf-8"><title>chat</title>
             <meta name="viewport" content="width=device-width, initial-scale=1">
-            <title>chat</title>
             <link rel="icon" href="data:,">
             <style nonce="{{nonce}}">
-              :root { color-scheme: light dark;
+              :root { color-scheme: light dark; scrollbar-color: var(--rule) transparent;
                 --paper: light-dark(#fff, #15171b); --ink: light-dark(#1c2128, #e4e7eb);
                 --soft: light-dark(#f1f3f6, #24282e); --quiet: light-dark(#5c646e, #98a1ac);
                 --rule: light-dark(#dde1e6, #343a42); --accent: light-dark(#2458c8, #8db4ff);
                 --own: light-dark(#dfeaff, #23396a); --alarm: light-dark(#b3261e, #ff9d92); }
               * { box-sizing: border-box; margin: 0; }
               [hidden] { display: none !important; }
-              body { display: grid; grid: "head" auto "log" minmax(0, 1fr) "say" auto / minmax(0, 1fr);
-                height: 100dvh; background: var(--paper); color: var(--ink); overflow-wrap: anywhere;
-                font: 16px/1.45 system-ui, sans-serif; }
-              .wired { grid: "head head" auto "log wire" minmax(0, 1fr) "say wire" auto / 1fr 1fr; }
-              @media (max-width: 760px) { .wired { grid: "head" auto "log" minmax(0, 1fr)
-                "wire" minmax(0, 1.2fr) "say" auto / minmax(0, 1fr); } }
-              a { color: var(--accent); }
+              body { display: grid; height: 100dvh; overflow-wrap: anywhere;
+                grid: "head" auto "log" minmax(0, 1fr) "wire" fit-content(50%) "say" auto / minmax(0, 1fr);
+                font: 16px/1.45 system-ui, sans-serif; background: var(--paper); color: var(--ink); }
               input, button { border: 0; border-radius: 14px; font: inherit; color: inherit; }
               button { padding: 4px 16px; background: var(--accent); color: var(--paper); cursor: pointer; }
+              .text, #chat-input, #toggle, .field { background: var(--soft); color: var(--ink); }
               :focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; }
               header, #chat-echo-area, #say { padding: 12px max(16px, (100% - 46rem) / 2); }
-              header { grid-area: head; display: flex; flex-wrap: wrap; gap: 0 12px; align-items: center;
-                border-bottom: 1px solid var(--rule); }
+              header { grid-area: head; display: flex; flex-wrap: wrap; gap: 0 12px; align-items: center; }
+              header, #frames li, #wire { border-bottom: 1px solid var(--rule); }
+              li, p { white-space: pre-wrap; }
               h1 { font-size: 1.125rem; }
               #status, .name, .notice, #hint, #wire { font-size: .8125rem; }
-              #status, .notice { color: var(--quiet); white-space: pre-wrap; }
-              #status { flex: 1 1 12rem; }
+              #status, .notice { align-self: center; color: var(--quiet); }
+              #status, #frames { flex: 1 1 12rem; }
               #status::before { content: "● "; color: var(--alarm); }
               .connected #status::before { color: light-dark(#2b8a3e, #69db7c); }
-              #toggle, .field { background: var(--soft); color: var(--ink); }
-              ul { padding: 0; overflow: hidden auto; list-style: none; }
+              ul { position: relative; padding: 0; overflow: hidden auto; list-style: none;
+                scrollbar-width: thin; }
               #chat-echo-area { grid-area: log; display: flex; flex-direction: column; }
-              #chat-echo-area li { position: relative; max-width: min(100%, 36rem); margin-top: 12px; }
+              #chat-echo-area li { max-width: min(100%, 36rem); margin-top: 12px; }
               #chat-echo-area li:first-child { margin-top: auto; }  /* a short log sits at the bottom */
               #chat-echo-area .again { margin-top: 3px; }
-              li:hover::after { content: attr(data-time); position: absolute; inset: auto 0 calc(100% - 1.3em) auto;
-                font-size: .75rem; color: var(--quiet); }
               .name { display: block; padding-left: 12px; font-weight: 600;
                 color: light-dark(oklch(.48 .14 var(--hue)), oklch(.8 .11 var(--hue))); }
               .own .name, .again .name { position: absolute; clip-path: inset(50%); }  /* read aloud only */
-              .text { display: block; width: fit-content; padding: 6px 12px; border-radius: 14px;
-                background: var(--soft); white-space: pre-wrap; }
-              .own { align-self: end; }
-              .own .text { margin-left: auto; background: var(--own); }
-              .notice { align-self: center; }
-              #say { grid-area: say; position: relative; display: flex; flex-wrap: wrap; gap: 8px; }
-              #chat-input { flex: 1; min-width: 0; padding: 9px 14px; background: var(--soft);
-                border: 1px solid light-dark(#868e99, #6b7480); }
+              .text { display: block; width: fit-content; padding: 6px 12px; border-radius: 14px; }
+              .own { align-self: end; --soft: var(--own); }
+              #say { grid-area: say; position: relative; display: flex; flex-wrap: wrap; gap: 0 8px; }
+              #chat-input { flex: 1; min-width: 0; padding: 9px 14px; border: 1px solid var(--quiet);
+                outline-offset: -1px; }
               ::placeholder { color: var(--quiet); opacity: 1; }
               #hint { flex: 1 0 100%; color: var(--alarm); }
-              #hint:empty { display: none; }
               #new { position: absolute; bottom: 100%; left: 50%; translate: -50% -8px; }
-              #wire { grid-area: wire; display: flex; flex-direction: column;
-                border: 1px solid var(--rule); }
-              #frames { flex: 1; }
-              #frames li { padding: 8px 12px; border-bottom: 1px solid var(--rule); white-space: pre-wrap; }
+              #wire { grid-area: wire; display: flex; flex-direction: column; background: var(--soft); }
+              #frames li { padding: 8px 12px; }
               .field { margin: 4px 4px 0 0; padding: 2px 8px; border-radius: 6px; text-align: left;
                 background: light-dark(oklch(.91 .07 var(--hue)), oklch(.37 .08 var(--hue))); }
               code { display: block; font: 1em/1.4 ui-monospace, monospace; }
-              #meaning { height: 6em; padding: 8px 12px; overflow: auto; white-space: pre-wrap;
-                border-top: 1px solid var(--rule); }
+              #meaning { flex: none; height: 5em; padding: 8px 12px; overflow: auto; }
+              @media (min-width: 760px) {
+                .wired { grid: "head head" auto "log wire" minmax(0, 1fr) "say wire" auto / 1fr 1fr; } }
             </style>
 
             <header>
@@ -1653,11 +1577,11 @@ public final class Chat implements AutoCloseable {
             const LINE_BREAK = '⏎';  // stands for LF in the <input>, which cannot hold one
 
             // ---- The connection. All that the page knows, it learns from the lines it hears. ----
-            const address = new URL(location.pathname, location.href);
-            address.protocol = location.protocol.replace('http', 'ws');
-            if ('{{port}}') address.port = '{{port}}';  // empty: page and socket share a port (a proxy)
+
+            const host = '{{port}}' ? location.hostname + ':{{port}}' : location.host;  // no port: a proxy
+            const address = location.protocol.replace('http', 'ws') + '//' + host + location.pathname;
             let socket, me, nick, people, retry, watchdog, failures = 0, hiddenAnswers = 0;
-            let unconfirmed = [];  // said, but not heard back yet
+            const unconfirmed = [];  // said, but not heard back yet
 
             function connect() {
               clearTimeout(retry);
@@ -1668,50 +1592,41 @@ public final class Chat implements AutoCloseable {
               expectLine();
             }
 
-            // A browser may take a dead connection for a live one for many minutes. But whatever is sent
-            // brings a line back, a said line its echo and a command its answer: so silence means loss.
+            // A dead connection can look alive for minutes. But all that is sent brings some line back.
             const expectLine = () => { watchdog ??= setTimeout(lost, 20_000); };
             const transmit = line => { socket.send(line); expectLine(); };
             const countPeople = () => { hiddenAnswers++; transmit('/who'); };
 
             // The server's own reason is not for users' eyes (RFC 6455 section 5.5.1); its code is.
-            const CAUSES = { 1001: 'the server is stopping', 1003: 'only text is taken here',
-              1008: 'a rule was broken', 1009: 'a message was too long', 1011: 'the server failed' };
+            const CAUSES = { 1001: ': the server is stopping', 1003: ': only text is taken here',
+              1008: ': a rule was broken', 1009: ': a message was too long', 1011: ': the server failed' };
 
             function lost(code) {
-              if (me) addLine(`Connection lost: ${CAUSES[code] ?? 'cut off'}.`);
+              if (me) addLine(`Connection lost${CAUSES[code] ?? ''}.`);
               socket.close();
               socket = me = people = watchdog = clearTimeout(watchdog);
               // Growing, and different in each browser, lest all come back at once (section 7.2.3).
               const seconds = Math.round(Math.min(30, 2 ** failures++) * (1 + Math.random()));
               retry = setTimeout(connect, seconds * 1000);
               show(`connection lost, trying again in ${seconds} s`);
-              if (!unconfirmed.length) return;
-              input.value = [...unconfirmed, input.value].filter(Boolean).join(LINE_BREAK);
-              unconfirmed = [];
-              hint.textContent = code === 1009 ? 'Too long for the server: shorten it and send it again.'
-                : 'The connection was lost before this came back: it may not have arrived.';
+              if (unconfirmed.length) hint.textContent = code === 1009
+                ? 'Too long for the server: please shorten it.' : 'This may not have arrived.';
+              input.value = [...unconfirmed.splice(0), input.value].filter(Boolean).join(LINE_BREAK);
             }
 
-            // Online or in sight again: reconnect at once, or see whether the connection still lives (and
-            // count anew, since rooms of over a thousand are not told who comes and goes).
+            // Count anew: does the connection live? And rooms of over 1,000 do not tell who comes and goes.
             function wake() {
               if (!socket) connect();
               else if (me && !document.hidden) countPeople();
             }
             for (const type of ['online', 'pageshow', 'visibilitychange']) addEventListener(type, wake);
 
-            function hear(line) {
-              watchdog = clearTimeout(watchdog);
-              if (line.startsWith(me + ': ')) unconfirmed.shift();
-              if (heed(line)) addLine(line);
-            }
-
             // No one can forge a notice, since a said line starts with a name.
             const NOTICE = /^ [.]{4} (?:([^ :]+) (?:has (joined|left)|is now ([^ :]+))[.]$|([0-9]+) here: )/;
 
-            /** Learns from a notice. False: it is not to be shown. */
-            function heed(line) {
+            function hear(line) {
+              watchdog = clearTimeout(watchdog);
+              if (line.startsWith(me + ': ')) unconfirmed.shift();
               const [, name, moved, renamed, count] = line.match(NOTICE) ?? [];
               if (moved && me) people += moved === 'joined' ? 1 : -1;
               if (renamed && name === me) me = nick = renamed;
@@ -1723,13 +1638,15 @@ public final class Chat implements AutoCloseable {
                 if (nick) transmit('/nick ' + nick);  // back after a loss: under the name chosen before
               }
               show('connected as ' + me);
-              return !count || !hiddenAnswers || !hiddenAnswers--;
+              if (count && hiddenAnswers) hiddenAnswers--;
+              else addLine(line);
             }
 
             // ---- What one sees ----
+
             function show(state) {
               if (byId('state').textContent !== state) byId('state').textContent = state;  // read aloud
-              byId('people').textContent = people ? ` with ${people} ${people > 1 ? 'people' : 'person'}` : '';
+              byId('people').textContent = people > 0 ? ` with ${people} people` : '';
               document.body.classList.toggle('connected', Boolean(me));
             }
 
@@ -1742,26 +1659,22 @@ public final class Chat implements AutoCloseable {
             /** Makes a list's adder: it works in batches, keeps the newest, follows a reader at the end. */
             function adder(list, limit, onChange = () => {}) {
               let waiting = [], atEnd = true;
+              const isAtEnd = () => list.scrollHeight - list.scrollTop - list.clientHeight < 30;
               const follow = () => { if (atEnd) list.scrollTop = list.scrollHeight; };
               const flush = () => {
-                onChange(atEnd, waiting.length);
-                list.append(...waiting.slice(-limit));
-                waiting = [];
+                onChange(atEnd = isAtEnd(), waiting.length);
+                list.append(...waiting.splice(0).slice(-limit));
                 while (list.childElementCount > limit) list.firstElementChild.remove();
                 follow();
               };
-              const look = () => {
-                atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 30;
-                onChange(atEnd, 0);
-              };
-              list.onscroll = look;
-              addEventListener('visibilitychange', look);
               new ResizeObserver(follow).observe(list);
+              list.onscroll = () => onChange(atEnd = isAtEnd(), 0);
+              addEventListener('visibilitychange', list.onscroll);
               // A timer, because requestAnimationFrame sleeps in hidden tabs.
               return item => { if (waiting.push(item) === 1) setTimeout(flush, 16); };
             }
 
-            let unread = 0, lastName;
+            let unread = 0, lastName, lastSaid = '';
             const addItem = adder(log, 1000, (atEnd, added) => {
               unread = atEnd && !document.hidden ? 0 : unread + added;
               newLines.hidden = !unread;
@@ -1771,23 +1684,21 @@ public final class Chat implements AutoCloseable {
 
             function addLine(line) {
               const [, name, text] = line.match(/^([^ :]+): (.*)$/s) ?? [];
-              const kind = !name ? 'notice' : name === me ? 'own' : 'other';
-              const item = create('li', name && name === lastName ? kind + ' again' : kind,
-                ...name ? [create('bdi', 'name', name, ': '), linked(text)] : [line]);
-              item.dataset.time = new Date().toLocaleTimeString();
-              addItem(colour(item, lastName = name ?? ''));
+              const item = name ? create('li', name === me ? 'own' : '', create('bdi', 'name', name, ': '),
+                linked(text)) : create('li', 'notice', line);
+              item.title = new Date().toLocaleTimeString();
+              item.classList.toggle('again', Boolean(name) && name === lastName);
+              item.style.setProperty('--hue', hueOf(lastName = name ?? ''));
+              addItem(item);
             }
 
-            /** The golden angle keeps user-1 and user-2 apart; the style sheet sees to the contrast. */
-            function colour(element, name) {
-              const hash = [...name].reduce((sum, letter) => (sum * 31 + letter.codePointAt()) % 9973, 0);
-              element.style.setProperty('--hue', hash * 137.5 % 360);
-              return element;
-            }
+            // The golden angle keeps user-1 and user-2 apart; the style sheet sees to the contrast.
+            const hueOf = name => [...name].reduce((sum, letter) =>
+              (sum * 31 + letter.codePointAt()) % 9973, 0) * 137.5 % 360;
 
             // No blanks, quotes, angle brackets; parentheses in pairs; no full stop or the like at the end.
-            const LINK = RegExp('(https?://(?:[(][^ X()<>"]*[)]|[^ X()<>"])*(?:[)]|[^ X()<>".,:;!?]))'
-              .replaceAll('X', TAB + LF + CR), 'i');
+            const LINK = RegExp('(https?://(?:[(]X*[)]|X)*(?:[(]X*[)]|(?![.,:;!?])X))'
+              .replaceAll('X', `[^ ${TAB}${LF}${CR}()<>"]`), 'i');
 
             /** The text, with links. In a <bdi>, what turns the direction of writing turns nothing else. */
             function linked(text) {
@@ -1798,8 +1709,6 @@ public final class Chat implements AutoCloseable {
             }
 
             // ---- What one does ----
-            const said = [''];  // the last one is the line being typed
-            let place = 0;
 
             function say() {
               const text = input.value.replaceAll(LINE_BREAK, LF);
@@ -1809,21 +1718,16 @@ public final class Chat implements AutoCloseable {
                 return wake();
               }
               transmit(text);
-              if (!/^[/](?![/])/.test(text)) unconfirmed.push(input.value);  // commands have no echo
-              said.splice(-1, 1, input.value, '');
+              lastSaid = input.value;
+              if (!/^[/](?![/])/.test(text)) unconfirmed.push(lastSaid);  // commands have no echo
               clear();
-              log.scrollTop = log.scrollHeight;
+              toEnd();
             }
 
-            const clear = () => { [place, input.value, hint.textContent] = [said.length - 1, '', '']; };
+            const clear = () => { input.value = hint.textContent = ''; };
+            const toEnd = () => { log.scrollTop = log.scrollHeight; input.focus(); };
 
-            function recall(step) {
-              said[place] = input.value;
-              place = Math.max(0, Math.min(said.length - 1, place + step));
-              input.value = said[place];
-            }
-
-            const KEYS = { Enter: say, Escape: clear, ArrowUp: () => recall(-1), ArrowDown: () => recall(1) };
+            const KEYS = { Enter: say, Escape: clear, ArrowUp: () => { input.value ||= lastSaid; } };
             input.onkeydown = event => {
               if (event.isComposing || event.keyCode === 229 || !KEYS[event.key]) return;  // 229: an IME's
               event.preventDefault();
@@ -1835,35 +1739,36 @@ public final class Chat implements AutoCloseable {
               event.preventDefault();  // and then not setRangeText, which the user could not undo
               document.execCommand('insertText', false, text.replaceAll(LF, LINE_BREAK));
             };
-            byId('send').onclick = () => { say(); input.focus(); };
-            newLines.onclick = () => { log.scrollTop = log.scrollHeight; input.focus(); };
+            [byId('send').onclick, newLines.onclick] = [say, toEnd];
 
             // ---- The bytes on the wire, when the server was started with --trace ----
+
+            const [wire, toggle, meaning] = ['wire', 'toggle', 'meaning'].map(byId);
+            const addTraced = adder(byId('frames'), 200);
+            let source;
+
             /** One traced item: time, connection, direction and title; then a row for each field. */
             function traced(data) {
               const [[time, connection, direction, title], ...fields] = data.split(LF).map(s => s.split(TAB));
               const route = { in: connection + ' → server', out: 'server → ' + connection }[direction];
               return create('li', '', `${time}  ${route ?? connection}  `, create('b', '', title, LF),
-                ...fields.map(([hex, name, meaning]) => {
+                ...fields.map(([hex, name, sense]) => {
                   const field = create('button', 'field', create('code', '', hex), name);
-                  field.onfocus = field.onmouseover = () => { byId('meaning').textContent = name + LF + meaning; };
-                  return colour(field, name.split(/[=, ]/)[0]);
+                  field.onfocus = field.onmouseover = () => { meaning.textContent = name + LF + sense; };
+                  field.style.setProperty('--hue', hueOf(name.split(/[=:, ]/)[0]));
+                  return field;
                 }));
             }
 
-            const addTraced = adder(byId('frames'), 200);
-            let source;
             function openWire(open) {
-              byId('toggle').ariaExpanded = localStorage.wire = open;
-              byId('wire').hidden = !document.body.classList.toggle('wired', open);
+              toggle.ariaExpanded = localStorage.wire = open;
+              wire.hidden = !document.body.classList.toggle('wired', open);
               source = open ? new EventSource('/trace') : source?.close();
               if (open) source.onmessage = ({ data }) => addTraced(traced(data));
             }
-            if ('{{trace}}' === 'true') {
-              byId('toggle').hidden = false;
-              byId('toggle').onclick = () => openWire(!source);
-              openWire(localStorage.wire !== 'false');
-            }
+            toggle.onclick = () => openWire(!source);
+            toggle.hidden = '{{trace}}' !== 'true';
+            if (!toggle.hidden) openWire(localStorage.wire !== 'false');
 
             byId('room').textContent = document.title = room;
             connect();
