@@ -4,14 +4,9 @@
 //     java Chat.java --trace                            ... and every byte that travels, explained
 //     java Chat.java --explain 818537fa213d7f9f4d5158   one frame, explained
 //
-// In the order in which the bytes travel:
-//     Chat       listens, gives each connection a virtual thread, serves the page
-//     WebSocket  bytes to messages and back. It knows nothing of the chat: cut out this one class,
-//                with the imports, and you have a WebSocket library for your own script
-//     Rooms      who is where, what a line means, who hears it
-//     Options    the command line
-//     PAGE       what the browser gets
-// §5.4 is that section of RFC 6455 (www.rfc-editor.org/rfc/rfc6455), at the line that obeys it.
+// Chat listens and serves the page. WebSocket turns bytes into messages and back; it knows nothing
+// of the chat: cut it out, with the imports, and you have a library for your own script. Rooms is
+// the chat. Options and PAGE come last. §5.4 is that section of RFC 6455, where it is obeyed.
 
 import com.sun.net.httpserver.*;
 import java.io.*;
@@ -19,10 +14,8 @@ import java.lang.invoke.*;
 import java.net.*;
 import java.nio.*;
 import java.nio.charset.*;
-import java.nio.file.*;
 import java.security.*;
 import java.text.Normalizer;
-import java.time.LocalTime;
 import java.util.*;
 import java.util.concurrent.*;
 import java.util.concurrent.atomic.*;
@@ -36,18 +29,13 @@ import javax.net.ssl.*;
 import static java.nio.charset.StandardCharsets.*;
 
 /// The chat server: one port for the page (HTTP), one for the WebSockets.
-///
 /// In a program of your own: `try (var chat = new Chat(Chat.Options.parse()).start()) { … }`
 public final class Chat implements AutoCloseable {
     static final String VERSION = "1.0";
-    /// Connections taken beyond the limit, so that they can be told (503). More are hung up on.
-    static final int WAITING_ROOM = 500;
-    /// Nanoseconds to wait when the system has no file descriptor left for one more connection.
-    static final long ACCEPT_PAUSE = 100_000_000;
-    /// Nanoseconds in which clients may answer the Close when the server stops.
-    static final long FAREWELL = 5_000_000_000L;
-    /// Traced items waiting for one browser. While there are so many, newer ones are left out.
-    static final int MAX_TRACED = 1000;
+    static final int WAITING_ROOM = 500;             // connections beyond the limit, to be told so
+    static final long ACCEPT_PAUSE = 100_000_000;    // ns, when there is no file descriptor left
+    static final long FAREWELL = 5_000_000_000L;     // ns for clients to answer our last Close
+    static final int MAX_TRACED = 1000;              // items that may wait for one browser
 
     private final Options options;
     private final Rooms rooms = new Rooms();
@@ -65,20 +53,17 @@ public final class Chat implements AutoCloseable {
             if (options.answer == null) {
                 Chat chat = new Chat(options).start();
                 Runtime.getRuntime().addShutdownHook(new Thread(chat::stop));
-                options.answer = "Chat.java: open %s (WebSockets at %s)".formatted(
-                        chat.address("http", chat.httpPort()), chat.address("ws", chat.webSocketPort()));
+                options.answer = "Chat.java: open " + chat.address("http", chat.httpPort())
+                        + " (WebSockets at " + chat.address("ws", chat.webSocketPort()) + ")";
             }
             System.out.println(options.answer);
-        } catch (IllegalArgumentException wrong) {
-            System.err.println("Chat.java: " + wrong.getMessage() + "\n" + Options.USAGE);
-            System.exit(2);
-        } catch (IOException failure) {
-            System.err.println("Chat.java: " + failure.getMessage());
-            System.exit(1);
+        } catch (IllegalArgumentException | IOException wrong) {
+            boolean usage = wrong instanceof IllegalArgumentException;
+            System.err.println("Chat.java: " + wrong.getMessage() + (usage ? "\n" + Options.USAGE : ""));
+            System.exit(usage ? 2 : 1);
         }
     }
 
-    /// Prepares a server; start() makes it listen.
     Chat(Options options) throws IOException {
         this.options = options;
         // Seconds in which a browser must have sent its request; the JDK's default is: for ever.
@@ -114,10 +99,8 @@ public final class Chat implements AutoCloseable {
 
     int httpPort() { return pageServer.getAddress().getPort(); }
     int webSocketPort() { return listener.getLocalPort(); }
-
-    private String address(String scheme, int port) {
-        return scheme + (options.tls == null ? "" : "s") + "://" + options.host + ":" + port + "/";
-    }
+    String address(String scheme, int port) { return secure(scheme) + options.host + ":" + port + "/"; }
+    private String secure(String scheme) { return scheme + (options.tls == null ? "://" : "s://"); }
 
     /// Each connection gets a virtual thread: it may wait as long as it likes, that costs nothing.
     private void listen() {
@@ -154,17 +137,16 @@ public final class Chat implements AutoCloseable {
         Rooms.Member member = echo ? null : rooms.enter(webSocket, Rooms.named(webSocket.path()));
         try {
             while (webSocket.receive() instanceof WebSocket.Message message) {
+                WebSocket.rule(echo || message.isText, 1003, "this chat is for text (§5.6)");
                 if (echo) webSocket.send(message);
-                else if (message.isText) rooms.hear(member, message);
-                else webSocket.close(1003, "this chat is for text (§7.4.1)");
+                else rooms.hear(member, message);
             }
         } finally {
             if (!echo) rooms.leave(member);
         }
     }
 
-    /// Decides about a handshake that is right in itself.
-    /// @return the subprotocols known at its path
+    /// Decides about a handshake that is right in itself, and names the subprotocols of its path.
     private List<String> welcome(WebSocket.Handshake handshake, boolean crowded) throws IOException {
         String host = handshake.host(), path = handshake.path(), room = Rooms.named(path);
         List<String> origins = handshake.values("Origin");        // none: it is not a browser
@@ -172,7 +154,7 @@ public final class Chat implements AutoCloseable {
                 || options.origins.contains(origins.get(0)));
         WebSocket.rule(connections.size() <= options.maxConnections && !crowded, 503,
                 "too many connections, try again later");
-        WebSocket.rule(knows(host), 403, "this server has another name; --host or --origin add one");
+        WebSocket.rule(knows(host), 403, "this server has another name; --host or --origin adds one");
         WebSocket.rule(own || origins.isEmpty() || options.origins.contains("*"), 403,
                 "pages of another origin may not connect (§10.2); --origin ORIGIN allows it");
         WebSocket.rule(room != null || path.equals("/echo"), 404, "there is /, /echo, /chat and "
@@ -184,7 +166,7 @@ public final class Chat implements AutoCloseable {
     /// The page's origin: scheme and port as they are here, the host as the client names it.
     private String origin(String host) {
         boolean usual = httpPort() == (options.tls == null ? 80 : 443);
-        return (options.tls == null ? "http://" : "https://") + host + (usual ? "" : ":" + httpPort());
+        return secure("http") + host + (usual ? "" : ":" + httpPort());
     }
 
     /// On the loopback address only its own names will do: any web page can let a name of its own
@@ -192,37 +174,35 @@ public final class Chat implements AutoCloseable {
     private boolean knows(String host) {
         return host != null && (!listener.getInetAddress().isLoopbackAddress()
                 || List.of("localhost", "127.0.0.1", "[::1]", options.host).contains(host)
-                || options.origins.stream().anyMatch(o -> o.equals("*") || o.matches("https?://\\Q"
-                        + host + "\\E(:\\d+)?")));
+                || options.origins.stream().anyMatch(origin -> origin.equals("*")
+                || origin.matches("https?://\\Q" + host + "\\E(:\\d+)?")));
     }
 
     private void page(HttpExchange exchange) throws IOException {
         try (exchange) {
-            String path = exchange.getRequestURI().getRawPath(), method = exchange.getRequestMethod();
-            String given = String.valueOf(exchange.getRequestHeaders().getFirst("Host"));
-            String host = WebSocket.Handshake.hostName(given);
+            String path = "" + exchange.getRequestURI().getRawPath(), room = Rooms.named(path);
+            String named = "" + exchange.getRequestHeaders().getFirst("Host");
+            String host = WebSocket.Handshake.hostName(named), method = exchange.getRequestMethod();
             // The wire shows what everybody says, so it is only for who sits at this machine.
-            boolean wire = options.trace && "/trace".equals(path)
+            boolean wire = options.trace && path.equals("/trace")
                     && exchange.getRemoteAddress().getAddress().isLoopbackAddress();
             exchange.getResponseHeaders().set("Allow", "GET, HEAD");
             if (!knows(host)) answer(exchange, 403, "This server has another name.");
-            else if (!wire && (path == null || Rooms.named(path) == null))
-                answer(exchange, 404, "Nothing is here. " + settings.hint());
-            else if (!method.equals("GET") && !method.equals("HEAD"))
-                answer(exchange, 405, "Only GET and HEAD work here.");
+            else if (!wire && room == null) answer(exchange, 404, "Nothing is here. " + settings.hint());
+            else if (!method.matches("GET|HEAD")) answer(exchange, 405, "Only GET and HEAD work here.");
             else if (wire) stream(exchange);
-            else answer(exchange, 200, page(exchange, host, given));
+            else answer(exchange, 200, page(exchange, host, named));
         }
     }
 
-    private String page(HttpExchange exchange, String host, String hostAndPort) {
+    private String page(HttpExchange exchange, String host, String named) {
         // Whoever came by another port came through a proxy, which makes both ports one.
-        boolean direct = origin(host).endsWith("//" + hostAndPort);
+        boolean direct = origin(host).endsWith("//" + named);
         String nonce = UUID.randomUUID().toString(), port = direct ? "" + webSocketPort() : "";
-        String socket = direct ? (options.tls == null ? "ws://" : "wss://") + host + ":" + port : "";
         exchange.getResponseHeaders().set("Content-Security-Policy", ("default-src 'none'; script-src "
-                + "'nonce-%1$s'; style-src 'nonce-%1$s'; connect-src 'self' %2$s; img-src data:; "
-                + "base-uri 'none'; form-action 'none'; frame-ancestors 'none'").formatted(nonce, socket));
+                + "'nonce-%1$s'; style-src 'nonce-%1$s'; connect-src 'self' %2$s; img-src data:; base-uri "
+                + "'none'; form-action 'none'; frame-ancestors 'none'").formatted(nonce,
+                direct ? secure("ws") + host + ":" + port : ""));
         return PAGE.replace("{{nonce}}", nonce).replace("{{port}}", port)
                 .replace("{{trace}}", "" + options.trace);
     }
@@ -245,7 +225,7 @@ public final class Chat implements AutoCloseable {
         exchange.sendResponseHeaders(200, 0);
         watchers.add(queue);
         try (var out = exchange.getResponseBody()) {
-            for (var item = queue.poll(); ; item = queue.poll(15, TimeUnit.SECONDS)) {
+            for (WebSocket.Traced item = null; ; item = queue.poll(15, TimeUnit.SECONDS)) {
                 String event = item == null ? ":" : "data: " + String.join("\ndata: ", item.rows());
                 out.write((event + "\n\n").getBytes(UTF_8));
                 out.flush();
@@ -287,11 +267,10 @@ public final class Chat implements AutoCloseable {
         pageServer.stop(0);
         pageThreads.shutdownNow();
         for (WebSocket webSocket : connections) webSocket.close(1001, "the server stops (§7.4.1)");
-        for (long start = System.nanoTime(), gone; !connections.isEmpty(); LockSupport.parkNanos(1_000_000)) {
-            gone = System.nanoTime() - start;
-            if (gone > FAREWELL) connections.forEach(each -> each.cutOff(null));
-            if (gone > 2 * FAREWELL) return;
-        }
+        long end = System.nanoTime() + FAREWELL;
+        for (; !connections.isEmpty() && System.nanoTime() < end; LockSupport.parkNanos(1_000_000));
+        for (WebSocket webSocket : connections) webSocket.cutOff(null);
+        for (; !connections.isEmpty() && System.nanoTime() < 2 * end; LockSupport.parkNanos(1_000_000));
     }
 
     // ---------------------------------------------------------------------------------------------
@@ -306,32 +285,25 @@ public final class Chat implements AutoCloseable {
     ///
     /// The thread that calls serve() does the reading: give it one of its own. Any thread may send,
     /// ping and close, and none waits for the peer. A peer that breaks a rule is told which, and
-    /// receive() throws the Refusal (failed). Whatever the handler throws ends this connection only.
+    /// receive() throws the Refusal (failed). What the handler throws ends this connection only.
     static final class WebSocket {
-        /// Seconds for the opening handshake in all, TLS included, however the bytes trickle in.
-        static final int HANDSHAKE_TIME = 10;
-        /// Bytes of a request, and how many headers: what common servers take.
-        static final int MAX_HEAD = 8 * 1024, MAX_HEADERS = 100;
-        /// Seconds of silence until a ping; after twice as many the peer is gone. Proxies wait 60.
-        static final int SILENCE = 25;
-        /// Seconds between our Close and the end of TCP.
-        static final int CLOSE_TIME = 5;
-        /// Empty fragments of a message. Others cost their bytes, these would be free for ever.
-        static final int MAX_EMPTY = 100_000;
-        /// Bytes of an input buffer at rest, where most connections are; and at most.
-        static final int SMALL_BUFFER = 512, BIG_BUFFER = 64 * 1024;
-        /// Bytes of unwritten output with which a ping has to wait for its answer: a flood is free.
-        static final int PONG_BACKLOG = 16 * 1024;
-        /// Bytes from which on compressing a message pays.
-        static final int DEFLATE_FROM = 1024;
+        static final int HANDSHAKE_TIME = 10;       // seconds in all, however the bytes trickle in
+        static final int MAX_HEAD = 8 * 1024;       // bytes of a request: what common servers take
+        static final int MAX_HEADERS = 100;         // of a request, for the same reason
+        static final int SILENCE = 25;              // seconds to a ping; proxies cut after 60
+        static final int CLOSE_TIME = 5;            // seconds between our Close and the end of TCP
+        static final int MAX_EMPTY = 100_000;       // empty fragments of a message; others cost bytes
+        static final int INPUT = 1024;              // bytes of input buffer: most peers are idle
+        static final int FIRST = 4096;              // bytes of a message to expect before they come
+        static final int BATCH = 64 * 1024;         // bytes that one system call writes
+        static final int PONG_BACKLOG = 16 * 1024;  // unwritten bytes at which pings have to wait
+        static final int DEFLATE_FROM = 1024;       // bytes of a message from which compressing pays
 
         /// What holds for all connections of a server.
         /// @param maxMessage bytes of a message, before and after inflating; more is 1009
         /// @param maxQueue   bytes that may wait to be written; who lets more pile up is cut off
-        /// @param tls        for wss, or null
         /// @param hint       a sentence for those who are refused
-        /// @param trace      hears of all that travels, or null
-        /// @param log        gets a line for each connection that fails
+        /// @param trace      hears of all that travels, or null; log: a line for each failure
         record Settings(int maxMessage, int maxQueue, boolean deflate, SSLContext tls, String hint,
                         Consumer<Traced> trace, Consumer<String> log) {
             static final Settings DEFAULT =
@@ -339,7 +311,7 @@ public final class Chat implements AutoCloseable {
         }
 
         /// A peer broke a rule, or is not wanted. The code is an HTTP status until the connection is
-        /// open and a close code (§7.4) from then on. The message goes to the peer and into the log.
+        /// open, then a close code (§7.4). The message goes to the peer, the log and the trace.
         static final class Refusal extends IOException {
             final int code;
 
@@ -353,73 +325,40 @@ public final class Chat implements AutoCloseable {
             if (!kept) throw new Refusal(code, message);
         }
 
-        /// Bytes that a stream has brought and nobody has read. The buffer grows with the traffic.
-        private static final class Inbox {
-            final InputStream stream;
-            ByteBuffer unread = ByteBuffer.wrap(new byte[SMALL_BUFFER], 0, 0);
-            volatile long heard = System.nanoTime();
-
-            Inbox(InputStream stream) { this.stream = stream; }
-
-            /// Waits until there are `count` unread bytes; EOFException if there never will be.
-            void await(int count) throws IOException {
-                while (unread.remaining() < count) {
-                    makeRoom();
-                    int end = unread.limit();
-                    int got = stream.read(unread.array(), end, unread.capacity() - end);
-                    if (got < 0) throw new EOFException("the peer has gone");
-                    unread.limit(end + got);
-                    heard = System.nanoTime();
-                }
-            }
-
-            private void makeRoom() throws IOException {
-                int size = unread.capacity(), left = unread.remaining();
-                if (unread.limit() == size && size < BIG_BUFFER) size *= 2;  // the last read filled it
-                else if (left == 0 && size > 8 * SMALL_BUFFER && stream.available() == 0)
-                    size = SMALL_BUFFER;                                     // it may be a long wait
-                byte[] old = unread.array(), array = size == old.length ? old : new byte[size];
-                System.arraycopy(old, unread.position(), array, 0, left);
-                unread = array == old ? unread.clear().limit(left) : ByteBuffer.wrap(array, 0, left);
-            }
-
-            int peek(int offset) { return unread.get(unread.position() + offset); }
-
-            byte[] take(int count) {
-                byte[] bytes = new byte[count];
-                unread.get(bytes);
-                return bytes;
-            }
-        }
-
         // ---- The opening handshake (§4.2) -----------------------------------------------------
 
         /// The request of a client, as text and in parts.
         record Handshake(String text, String method, String target, Map<String, List<String>> headers) {
-            private static final String TOKEN = "[!#$%&'*+.^_`|~0-9A-Za-z-]+";
-            private static final Pattern REQUEST = Pattern.compile("(" + TOKEN
-                    + ") (?:https?://[^/?#\\s]+)?([/?][!-~&&[^#]]*) HTTP/1\\.[1-9]");
-            private static final Pattern HEADER = Pattern.compile("(" + TOKEN + "):([\t -~\\x80-\\xff]*)");
-            private static final Pattern HOST = Pattern.compile(
+            static final String TOKEN = "[!#$%&'*+.^_`|~0-9A-Za-z-]+";
+            static final Pattern REQUEST = Pattern.compile(
+                    "(" + TOKEN + ") (?:https?://[^/?#\\s]+)?([/?][!-~&&[^#]]*) HTTP/1\\.[1-9]");
+            static final Pattern HEADER = Pattern.compile("(" + TOKEN + "):([\t -~\\x80-\\xff]*)");
+            static final Pattern HOST = Pattern.compile(
                     "(\\[[0-9A-Fa-f:.]{2,45}]|[0-9A-Za-z._-]{1,253})(?::\\d{1,5})?");
-            private static final Pattern EXTENSION = Pattern.compile(      // a quoted value is a token
+            static final Pattern EXTENSION = Pattern.compile(            // a quoted value is a token
                     "T(\\s*;\\s*T(\\s*=\\s*(T|\"T\"))?)*".replace("T", TOKEN));
+            static final Map<Integer, String> STATUS = Map.of(400, "Bad Request", 403, "Forbidden",
+                    404, "Not Found", 405, "Method Not Allowed\r\nAllow: GET", 426,
+                    "Upgrade Required\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13",    // §4.4
+                    431, "Request Header Fields Too Large", 503, "Service Unavailable");
 
-            static Handshake read(Inbox in) throws IOException {
+            static Handshake read(InputStream in) throws IOException {
+                byte[] head = new byte[MAX_HEAD];
                 int size = 0;
-                for (int tail = 0; tail != 0x0d0a0d0a; tail = tail << 8 | in.peek(size++)) {
+                for (int last = 0, next; last != 0x0d0a0d0a; last = last << 8 | next) {
                     rule(size < MAX_HEAD, 431, "a request has at most " + MAX_HEAD + " bytes");
-                    in.await(size + 1);
-                    rule((in.peek(size) == '\n') == ((byte) tail == '\r'), 400, "lines end with CR LF");
+                    if ((next = in.read()) < 0) throw new EOFException();
+                    rule((next == '\n') == ((byte) last == '\r'), 400, "lines end with CR LF (§4.2.1)");
+                    head[size++] = (byte) next;
                 }
-                String text = new String(in.take(size), ISO_8859_1);
+                String text = new String(head, 0, size, ISO_8859_1);
                 List<String> lines = text.lines().toList();
                 Matcher request = REQUEST.matcher(lines.get(0));
                 rule(request.matches(), 400, "this is not an HTTP/1.1 request (§4.2.1)");
                 rule(lines.size() < MAX_HEADERS + 3, 431, "more than " + MAX_HEADERS + " headers");
                 var headers = new TreeMap<String, List<String>>(String.CASE_INSENSITIVE_ORDER);
                 for (String line : lines.subList(1, lines.size() - 1)) {
-                    Matcher header = HEADER.matcher(line);           // no blank before the colon
+                    Matcher header = HEADER.matcher(line);               // no blank before the colon
                     rule(header.matches(), 400, "a header is not NAME: VALUE (§4.2.1)");
                     headers.computeIfAbsent(header.group(1), name -> new ArrayList<>())
                             .add(header.group(2).strip());
@@ -431,16 +370,14 @@ public final class Chat implements AutoCloseable {
             void check() throws Refusal {
                 String version = one("Sec-WebSocket-Version"), key = one("Sec-WebSocket-Key");
                 rule(method.equals("GET"), 405, "a WebSocket begins with GET (§4.2.1)");
-                rule(host() != null, 400, "one valid Host header is needed (§4.2.1)");
+                rule(host() != null, 400, "one valid Host is needed (§4.2.1)");
                 rule(has("Upgrade", "websocket"), 426, "this port is for WebSockets only (§4.2.1)");
                 rule(has("Connection", "upgrade"), 400, "Connection: Upgrade is missing (§4.2.1)");
-                rule(key.matches("[A-Za-z0-9+/]{22}=="), 400, "one Sec-WebSocket-Key is needed, 16 "
-                        + "bytes in base64 (§4.2.1)");
+                rule(key.matches("[A-Za-z0-9+/]{22}=="), 400, "one key of 16 bytes is needed (§4.2.1)");
                 rule(!version.isEmpty(), 400, "one Sec-WebSocket-Version is needed (§4.2.1)");
                 rule(version.equals("13"), 426, "the only version is 13 (§4.4)");
             }
 
-            /// Names of headers are the same in upper and lower case.
             List<String> values(String name) { return headers.getOrDefault(name, List.of()); }
 
             /// The value of a header that stands there once, else "".
@@ -470,44 +407,38 @@ public final class Chat implements AutoCloseable {
             /// §4.2.2: the first subprotocol offered that is known here, or null.
             String choose(List<String> known) throws Refusal {
                 List<String> offers = list("Sec-WebSocket-Protocol");
-                rule(offers.stream().allMatch(o -> o.matches(TOKEN)), 400, "no such subprotocol (§11.3.4)");
+                rule(offers.stream().allMatch(o -> o.matches(TOKEN)), 400, "no subprotocol (§11.3.4)");
                 return offers.stream().filter(known::contains).findFirst().orElse(null);
             }
 
-            /// §9.1: the extensions offered, each as its name and its parameters, NAME or NAME=VALUE.
+            /// §9.1: the extensions offered: each its name, then its parameters, NAME or NAME=VALUE.
             List<List<String>> extensions() throws Refusal {
                 List<String> offers = list("Sec-WebSocket-Extensions");
-                rule(offers.stream().allMatch(EXTENSION.asMatchPredicate()), 400,
-                        "an extension is not NAME; PARAMETER=VALUE (§9.1)");
+                rule(offers.stream().allMatch(EXTENSION.asMatchPredicate()), 400, "no extension (§9.1)");
                 return offers.stream().map(o -> List.of(o.replaceAll("[\\s\"]", "").split(";"))).toList();
             }
 
             /// §4.2.2: shows that the request was understood; it is no secret (§10.8).
             static String acceptKey(String key) throws NoSuchAlgorithmException {
+                var sha = MessageDigest.getInstance("SHA-1");
                 byte[] text = (key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").getBytes(US_ASCII);
-                return Base64.getEncoder().encodeToString(MessageDigest.getInstance("SHA-1").digest(text));
+                return Base64.getEncoder().encodeToString(sha.digest(text));
             }
 
             /// §4.2.2: the answer after which the connection is a WebSocket.
             String accept(String protocol, String extensions) throws NoSuchAlgorithmException {
-                return "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                        + "Sec-WebSocket-Accept: " + acceptKey(one("Sec-WebSocket-Key")) + "\r\n"
-                        + (protocol == null ? "" : "Sec-WebSocket-Protocol: " + protocol + "\r\n")
-                        + (extensions == null ? "" : "Sec-WebSocket-Extensions: " + extensions + "\r\n")
-                        + "\r\n";
+                return "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade"
+                        + "\r\nSec-WebSocket-Accept: " + acceptKey(one("Sec-WebSocket-Key"))
+                        + (protocol == null ? "" : "\r\nSec-WebSocket-Protocol: " + protocol)
+                        + (extensions == null ? "" : "\r\nSec-WebSocket-Extensions: " + extensions)
+                        + "\r\n\r\n";
             }
-
-            private static final Map<Integer, String> STATUS = Map.of(400, "Bad Request",
-                    403, "Forbidden", 404, "Not Found", 405, "Method Not Allowed\r\nAllow: GET", 426,
-                    "Upgrade Required\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13",     // §4.4
-                    431, "Request Header Fields Too Large", 503, "Service Unavailable");
 
             /// The answer that leaves it with HTTP. It repeats nothing that the client has sent.
             static String refuse(int status, String body) {
                 return "HTTP/1.1 " + status + " " + STATUS.get(status) + "\r\nConnection: close"
-                        + (status == 426 ? ", Upgrade" : "")
-                        + "\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: "
-                        + body.getBytes(UTF_8).length + "\r\n\r\n" + body;
+                        + (status == 426 ? ", Upgrade" : "") + "\r\nContent-Type: text/plain; charset="
+                        + "utf-8\r\nContent-Length: " + body.getBytes(UTF_8).length + "\r\n\r\n" + body;
             }
         }
 
@@ -517,7 +448,7 @@ public final class Chat implements AutoCloseable {
         static final Map<Integer, String> OPCODES = Map.of(CONTINUATION, "CONTINUATION", TEXT, "TEXT",
                 BINARY, "BINARY", CLOSE, "CLOSE", PING, "PING", PONG, "PONG");
 
-        /// What stands before the payload.
+        /// What stands before the payload; rsv is 0, or 4 for RSV1.
         ///
         ///      0 1 2 3 4 5 6 7   0 1 2 3 4 5 6 7
         ///     +-+-+-+-+-------+ +-+-------------+ +----------------+ +----------------+
@@ -525,19 +456,14 @@ public final class Chat implements AutoCloseable {
         ///     |I|S|S|S|       | |A|  126: 2 more| | 2 or 8 bytes,  | | 4 bytes, if    |
         ///     |N|V|V|V|       | |S|  127: 8 more| | big-endian     | | MASK is 1      |
         ///     +-+1+2+3+-------+ +K+-------------+ +----------------+ +----------------+
-        ///
-        /// @param rsv the reserved bits: 0, or 4 for RSV1
-        /// @param key the masking key, 0 if not masked
         record Header(boolean fin, int rsv, int opcode, boolean masked, int key, long length) {
             static final int FIN = 0x80, MASK = 0x80, RSV1 = 4, TWO_MORE = 126, EIGHT_MORE = 127;
 
-            /// Reads a header and checks, as early as possible, all that it alone can break. Until it
-            /// is right it stays unread, so that the culprit can be shown.
+            /// Reads a header and checks, as early as possible, all that it alone can break.
             /// @param deflate whether RSV1 has a meaning
             /// @param client  whether it comes from a client, which must mask
-            static Header read(Inbox in, boolean deflate, boolean client) throws IOException {
-                in.await(2);
-                int first = in.peek(0), second = in.peek(1);
+            static Header read(DataInputStream in, boolean deflate, boolean client) throws IOException {
+                int first = in.readUnsignedByte(), second = in.readUnsignedByte();
                 int opcode = first & 0x0f, rsv = first >> 4 & 7, form = second & 0x7f;
                 boolean fin = (first & FIN) != 0, masked = (second & MASK) != 0;
                 rule(OPCODES.containsKey(opcode), 1002, "this opcode means nothing (§5.2)");
@@ -547,64 +473,57 @@ public final class Chat implements AutoCloseable {
                 rule(masked || !client, 1002, "a client must mask its frames (§5.1)");
                 rule(opcode < CLOSE || fin && form < TWO_MORE, 1002,
                         "a control frame is whole and has at most 125 bytes (§5.5)");
-                int size = form == EIGHT_MORE ? 10 : form == TWO_MORE ? 4 : 2;
-                in.await(size);
-                ByteBuffer bytes = in.unread.slice();
-                long length = size == 2 ? form : size == 4 ? bytes.getShort(2) & 0xffff : bytes.getLong(2);
+                long length = form == TWO_MORE ? in.readUnsignedShort()
+                        : form == EIGHT_MORE ? in.readLong() : form;
                 rule(length >= 0, 1002, "the highest bit of a length is 0 (§5.2)");
-                rule(size == sizeFor(length), 1002, "a length has its shortest form (§5.2)");
-                in.await(masked ? size + 4 : size);
-                in.unread.position(in.unread.position() + size);
-                return new Header(fin, rsv, opcode, masked, masked ? in.unread.getInt() : 0, length);
+                rule(form == formFor(length), 1002, "a length has its shortest form (§5.2)");
+                return new Header(fin, rsv, opcode, masked, masked ? in.readInt() : 0, length);
             }
 
-            /// Bytes before the masking key, the length in its shortest form.
-            static int sizeFor(long length) { return length < TWO_MORE ? 2 : length <= 0xffff ? 4 : 10; }
-        }
-
-        record Frame(Header header, byte[] payload) {
-            private static final VarHandle LONG =
-                    MethodHandles.byteArrayViewVarHandle(long[].class, ByteOrder.BIG_ENDIAN);
-
-            /// A server's frame: whole, and not masked (§5.1).
-            Frame(int opcode, int rsv, byte[] payload) {
-                this(new Header(true, rsv, opcode, false, 0, payload.length), payload);
+            private static int formFor(long length) {
+                return length < TWO_MORE ? (int) length : length < 1 << 16 ? TWO_MORE : EIGHT_MORE;
             }
 
-            /// The frame as it is on the wire.
-            byte[] encode() {
-                int size = Header.sizeFor(header.length), mask = header.masked ? Header.MASK : 0;
-                var wire = ByteBuffer.allocate(size + mask / 32 + payload.length);
-                wire.put((byte) ((header.fin ? Header.FIN : 0) | header.rsv << 4 | header.opcode));
-                if (size == 2) wire.put((byte) (mask | header.length));
-                if (size == 4) wire.put((byte) (mask | Header.TWO_MORE)).putShort((short) header.length);
-                if (size == 10) wire.put((byte) (mask | Header.EIGHT_MORE)).putLong(header.length);
-                if (header.masked) wire.putInt(header.key);
-                mask(payload, 0, header.key, 0, wire.array(), wire.position(), payload.length);
+            /// A server's frame on the wire: whole, and not masked (§5.1).
+            static byte[] encode(int opcode, int rsv, byte[] payload) {
+                return new Header(true, rsv, opcode, false, 0, payload.length).encode(payload);
+            }
+
+            byte[] encode(byte[] payload) {
+                int form = formFor(length), size = form < TWO_MORE ? 2 : form == TWO_MORE ? 4 : 10;
+                var wire = ByteBuffer.allocate(size + (masked ? 4 : 0) + payload.length);
+                wire.put((byte) ((fin ? FIN : 0) | rsv << 4 | opcode));
+                wire.put((byte) (form | (masked ? MASK : 0)));
+                if (form == TWO_MORE) wire.putShort((short) length);
+                if (form == EIGHT_MORE) wire.putLong(length);
+                if (masked) wire.putInt(key);
+                int start = wire.position();
+                mask(key, 0, wire.put(payload).array(), start, payload.length);
                 return wire.array();
             }
+
+            private static final VarHandle LONG =
+                    MethodHandles.byteArrayViewVarHandle(long[].class, ByteOrder.BIG_ENDIAN);
 
             /// §5.3: byte i of a payload XOR byte i mod 4 of the key. Doing it twice undoes it.
             /// @param done bytes of this payload that came before
             /// @return whether the result is ASCII, and so UTF-8 without a further look
-            static boolean mask(byte[] from, int at, int key, int done, byte[] to, int start, int count) {
-                int turned = Integer.rotateLeft(key, 8 * done), i = 0;
+            static boolean mask(int key, int done, byte[] bytes, int from, int count) {
+                int turned = Integer.rotateLeft(key, 8 * done), i = from, end = from + count;
                 long twice = (long) turned << 32 | turned & 0xffffffffL, all = 0;
-                for (; i + 8 <= count; i += 8) {
-                    long eight = (long) LONG.get(from, at + i) ^ twice;
-                    LONG.set(to, start + i, eight);
+                for (; i + 8 <= end; i += 8) {
+                    long eight = (long) LONG.get(bytes, i) ^ twice;
+                    LONG.set(bytes, i, eight);
                     all |= eight;
                 }
-                for (; i < count; i++)
-                    all |= to[start + i] = (byte) (from[at + i] ^ turned >>> 24 - 8 * (i & 3));
+                for (; i < end; i++) all |= bytes[i] ^= (byte) (turned >>> 24 - 8 * (i - from & 3));
                 return (all & 0x8080808080808080L) == 0;
             }
         }
 
         /// §7.4: whether a Close frame may carry this code.
         static boolean isLegal(int code) {
-            return code >= 1000 && code < 1004 || code > 1006 && code < 1015
-                    || code >= 3000 && code < 5000;
+            return code >= 1000 && code < 1004 || code > 1006 && code < 1015 || code > 2999 && code < 5000;
         }
 
         /// A Close's payload; the reason is cut between two characters to fit in 125 bytes (§5.5.1).
@@ -619,26 +538,24 @@ public final class Chat implements AutoCloseable {
         /// What programs exchange. It is encoded and compressed once, however many it is sent to.
         static final class Message {
             final boolean isText;
-            final byte[] payload;
+            final byte[] payload;        // of a text: UTF-8, in a received message for sure
             private byte[] plain, compressed;
 
-            /// @param payload of a text: UTF-8; that of a received message is sure to be
             Message(boolean isText, byte[] payload) {
                 this.isText = isText;
                 this.payload = payload;
             }
 
             static Message text(String text) { return new Message(true, text.getBytes(UTF_8)); }
-
             String text() { return new String(payload, UTF_8); }
 
             private synchronized byte[] frame(boolean deflate) {
                 int opcode = isText ? TEXT : BINARY;
-                if (plain == null) plain = new Frame(opcode, 0, payload).encode();
+                if (plain == null) plain = Header.encode(opcode, 0, payload);
                 if (!deflate || payload.length < DEFLATE_FROM) return plain;
                 if (compressed == null) {
-                    byte[] smaller = new Frame(opcode, Header.RSV1, Deflate.deflate(payload)).encode();
-                    compressed = smaller.length < plain.length ? smaller : plain;
+                    compressed = Header.encode(opcode, Header.RSV1, Deflate.deflate(payload));
+                    if (compressed.length >= plain.length) compressed = plain;
                 }
                 return compressed;
             }
@@ -660,22 +577,22 @@ public final class Chat implements AutoCloseable {
         /// permessage-deflate (RFC 7692). Nothing is remembered from one message to the next, so an
         /// idle connection needs no window, and one compressed message serves everybody.
         private static final class Deflate {
-            /// Legal parameters. A window of less than 15 bits is what java.util.zip can't promise;
-            /// the client's may have any size, reading copes with all of them (§7.1.2).
-            private static final Pattern LEGAL = Pattern.compile("(client|server)_no_context_takeover"
+            /// §7.1.2: java.util.zip can't promise to use a window of less than 15 bits. The client's
+            /// may have any size, reading copes with all of them.
+            static final Pattern LEGAL = Pattern.compile("(client|server)_no_context_takeover"
                     + "|server_max_window_bits=15|client_max_window_bits(=([89]|1[0-5]))?");
-            private static final byte[] TAIL = {0, 0, (byte) 0xff, (byte) 0xff};
+            static final byte[] TAIL = {0, 0, (byte) 0xff, (byte) 0xff};
 
-            /// §7.1: the answer to the first offer that can be kept; null, so no compression, for none.
+            /// §7.1: the answer to the first offer that can be kept, or null for no compression.
             static String agree(List<List<String>> offers) {
                 for (List<String> offer : offers) {
                     List<String> given = offer.subList(1, offer.size());
                     long names = given.stream().map(g -> g.split("=")[0]).distinct().count();
                     if (offer.get(0).equals("permessage-deflate") && names == given.size()
                             && given.stream().allMatch(LEGAL.asMatchPredicate()))
-                        return String.join("; ", "permessage-deflate", "server_no_context_takeover",
-                                "client_no_context_takeover") + (given.contains(
-                                "server_max_window_bits=15") ? "; server_max_window_bits=15" : "");
+                        return "permessage-deflate; server_no_context_takeover; client_no_context_"
+                                + "takeover" + (given.contains("server_max_window_bits=15")
+                                ? "; server_max_window_bits=15" : "");
                 }
                 return null;
             }
@@ -683,7 +600,7 @@ public final class Chat implements AutoCloseable {
             /// §7.2.1: deflate, flush, drop the four bytes with which a flush ends.
             static byte[] deflate(byte[] message) {
                 var deflater = new Deflater(Deflater.BEST_SPEED, true);
-                byte[] out = new byte[message.length + message.length / 256 + 64];    // always enough
+                byte[] out = new byte[message.length + message.length / 256 + 64];      // is enough
                 deflater.setInput(message);
                 int size = deflater.deflate(out, 0, out.length, Deflater.SYNC_FLUSH);
                 deflater.end();
@@ -693,16 +610,16 @@ public final class Chat implements AutoCloseable {
             /// §7.2.2: put the four bytes back and inflate, but not one byte beyond `limit`.
             static byte[] inflate(byte[] message, int limit) throws Refusal {
                 rule(message.length > 0, 1002, "compressed data is never empty (RFC 7692 §7.2.1)");
-                byte[] input = Arrays.copyOf(message, message.length + TAIL.length), chunk = new byte[8192];
+                byte[] input = Arrays.copyOf(message, message.length + 4), chunk = new byte[8192];
                 System.arraycopy(TAIL, 0, input, message.length, TAIL.length);
                 var inflater = new Inflater(true);
                 var out = new ByteArrayOutputStream(2 * input.length);
                 try {
                     for (int rest = input.length; rest > 0; rest = inflater.getRemaining()) {
-                        inflater.reset();               // a block with BFINAL, and more: §7.2.3.4
+                        inflater.reset();               // after a block with BFINAL: §7.2.3.4
                         inflater.setInput(input, input.length - rest, rest);
                         for (int got; (got = inflater.inflate(chunk)) > 0; out.write(chunk, 0, got))
-                            rule(out.size() + got <= limit, 1009, "inflated, this is too long (§10.4)");
+                            rule(out.size() + got <= limit, 1009, "inflated, it is too long (§10.4)");
                     }
                     return out.toByteArray();
                 } catch (DataFormatException broken) {
@@ -716,14 +633,13 @@ public final class Chat implements AutoCloseable {
         // ---- Bytes out ------------------------------------------------------------------------
 
         /// Frames on their way to one socket. Adding never waits: a virtual thread writes, which lives
-        /// only while there is something to write and writes all that has piled up at once. A peer
+        /// only while there is something to write, and writes all that has piled up at once. A peer
         /// for whom too much piles up is cut off: to wait would hold up others, to leave a message
         /// out would be a lie.
         private final class Outbox implements Runnable {
             private List<byte[]> waiting;
-            private boolean writing;
-            private volatile boolean ended;
-            private volatile long unwritten, writingSince;
+            private volatile boolean writing, ended;
+            private volatile long unwritten, progress;      // bytes; when the last write ended, in ns
             private volatile Thread sleeper;
 
             /// @param last whether nothing may follow, because it is a Close (§5.5.1)
@@ -743,7 +659,7 @@ public final class Chat implements AutoCloseable {
                 if (full) cutOff("reads too slowly: " + unwritten + " bytes wait");
                 // The connection's own thread writes for itself, unless more input is waiting: what
                 // answers all of that makes better use of one system call.
-                else if (idle && Thread.currentThread() == owner && !in.unread.hasRemaining()) run();
+                else if (idle && Thread.currentThread() == owner && !inputWaits()) run();
                 else if (idle) Thread.startVirtualThread(this);
                 return !full;
             }
@@ -754,14 +670,29 @@ public final class Chat implements AutoCloseable {
                 try {
                     int size = 0;
                     for (List<byte[]> batch; (batch = take(size)) != null; ) {
-                        size = 0;
-                        for (byte[] frame : batch) size += frame.length;
-                        write(batch, batch.size() == 1 ? out
-                                : new BufferedOutputStream(out, Math.min(size, BIG_BUFFER)));
+                        size = batch.stream().mapToInt(frame -> frame.length).sum();
+                        var stream = size == batch.get(0).length ? out
+                                : new BufferedOutputStream(out, Math.min(size, BATCH));
+                        for (byte[] frame : batch) {
+                            if (tracer != null) tracer.sent(frame);
+                            stream.write(frame);
+                        }
+                        stream.flush();
                     }
                 } catch (IOException lost) {
                     cutOff(null);
                 }
+            }
+
+            /// @return what was added while `written` bytes were written; null if that is nothing
+            private synchronized List<byte[]> take(int written) {
+                unwritten -= written;
+                progress = System.nanoTime();
+                LockSupport.unpark(sleeper);
+                List<byte[]> batch = waiting;
+                waiting = null;
+                writing = batch != null;
+                return batch;
             }
 
             synchronized void giveUp() {
@@ -770,29 +701,8 @@ public final class Chat implements AutoCloseable {
                 LockSupport.unpark(sleeper);
             }
 
-            private void write(List<byte[]> batch, OutputStream stream) throws IOException {
-                writingSince = System.nanoTime();
-                for (byte[] frame : batch) {
-                    if (tracer != null) tracer.sent(frame);
-                    stream.write(frame);
-                }
-                stream.flush();
-                writingSince = 0;
-            }
-
-            /// @return what was added while `written` bytes were written; null if that is nothing
-            private synchronized List<byte[]> take(int written) {
-                unwritten -= written;
-                LockSupport.unpark(sleeper);
-                List<byte[]> batch = waiting;
-                waiting = null;
-                writing = batch != null;
-                return batch;
-            }
-
             /// Waits until at most `most` bytes are unwritten: a talker is slowed by what he hears.
             void await(long most) {
-                if (unwritten <= most) return;
                 sleeper = Thread.currentThread();
                 while (unwritten > most) LockSupport.park(this);
                 sleeper = null;
@@ -801,75 +711,65 @@ public final class Chat implements AutoCloseable {
 
         // ---- What travels, explained ----------------------------------------------------------
 
-        /// Something that travelled. The first row has time, connection, direction ("in", "out", or
-        /// "" for what befell the connection) and title, each other one bytes, name and meaning.
-        /// Tabs stand between them.
+        /// Rows of parts with tabs between: first time, connection, direction ("in", "out" or "" for
+        /// what befell the connection itself) and title, then always bytes, name and meaning.
         record Traced(List<String> rows) {
-            /// Only where a person looks, and does not mind.
-            private static final boolean COLOUR = System.console() != null
+            static final boolean COLOUR = System.console() != null           // somebody looks at it
                     && System.getenv("NO_COLOR") == null && !new File("/dev/stderr").isFile();
 
-            /// For people, in 100 columns.
             @Override
             public String toString() {
                 var text = new StringJoiner("\n");
-                for (String row : rows) {
-                    String[] parts = row.split("\t", -1);
-                    if (parts.length == 4) text.add(colour(1, "%s %-5s %-4s%s".formatted((Object[]) parts)));
-                    else if (parts[0].isEmpty()) text.add("    " + parts[1]);
-                    else text.add("    " + colour(36, "%-23s".formatted(parts[0])) + "  %-25s %s".formatted(
-                            parts[1], parts[2]).stripTrailing());
-                }
+                String head = "%s %-5s %-4s%s", other = "    %-23s  %-25s %s";
+                if (COLOUR) head = "\033[1m" + head + "\033[0m";
+                if (COLOUR) other = "    \033[36m%-23s\033[0m  %-25s %s";
+                for (String row : rows) text.add((row.startsWith("\t") ? "    %2$s" : row == rows.get(0)
+                        ? head : other).formatted((Object[]) row.split("\t", -1)).stripTrailing());
                 return text.toString();
-            }
-
-            private static String colour(int code, String text) {
-                return COLOUR ? "\033[" + code + "m" + text + "\033[0m" : text;
             }
         }
 
         /// Explains the frames of one connection, one after another.
-        private record Tracer(String connection, List<Frame> fragments, Consumer<Traced> sink) {
-            void note(String direction, String title, String... rows) {
-                var all = new ArrayList<>(List.of(String.join("\t", now(), connection, direction, title)));
-                all.addAll(List.of(rows));
+        private record Tracer(String connection, List<byte[]> message, Consumer<Traced> sink) {
+            void note(String direction, String title, List<String> rows) {
+                var all = new ArrayList<>(rows);
+                all.add(0, String.join("\t", now(), connection, direction, title));
                 sink.accept(new Traced(all));
             }
 
             void http(String direction, String title, String text) {
-                note(direction, title, text.lines().filter(line -> !line.isEmpty())
-                        .map(line -> "\t" + elide(printable(line), 96) + "\t").toArray(String[]::new));
+                note(direction, title, text.strip().lines().map(l -> "\t" + elide(printable(l), 96)).toList());
             }
 
             void sent(byte[] wire) throws IOException {
-                var in = new Inbox(new ByteArrayInputStream(wire));
+                var in = new DataInputStream(new ByteArrayInputStream(wire));
                 Header header = Header.read(in, true, false);
-                frame("out", new ArrayList<>(), header, Arrays.copyOfRange(wire,
-                        wire.length - (int) header.length, wire.length));
+                frame("out", header, in.readAllBytes(), new ArrayList<>());
             }
 
-            void received(Header header, byte[] payload) { frame("in", fragments, header, payload); }
-
-            private void frame(String direction, List<Frame> message, Header header, byte[] payload) {
-                byte[] wire = new Frame(header, payload).encode();
-                int size = Header.sizeFor(header.length), start = wire.length - payload.length;
-                if (header.opcode == TEXT || header.opcode == BINARY) message.clear();
-                if (header.opcode < CLOSE) message.add(new Frame(header, payload));
-                boolean deflated = header.opcode < CLOSE && message.get(0).header.rsv != 0;
-                String bits = Integer.toBinaryString(8 | header.rsv).substring(1);
+            /// @param message a byte that is RSV1, then the payloads of the fragments so far
+            void frame(String direction, Header header, byte[] payload, List<byte[]> message) {
+                byte[] wire = header.encode(payload);
+                int start = wire.length - payload.length, key = start - (header.masked ? 4 : 0);
+                String opcode = OPCODES.get(header.opcode), rsv = header.rsv == 0 ? "000" : "100";
+                if (header.opcode == TEXT || header.opcode == BINARY) {
+                    message.clear();
+                    message.add(new byte[header.rsv]);
+                }
+                if (header.opcode < CLOSE) message.add(payload);
+                boolean deflated = header.opcode < CLOSE && message.get(0).length > 0;
                 var rows = new ArrayList<String>();
-                rows.add(row(wire, 0, 1, "FIN=" + (header.fin ? 1 : 0) + " RSV=" + bits + " opcode="
-                        + header.opcode, role(header, message)));
-                rows.add(row(wire, 1, 2, "MASK=" + (header.masked ? 1 : 0) + " length=" + (wire[1] & 0x7f),
-                        size == 2 ? "the length itself (§5.2)" : "so " + (size - 2) + " more bytes (§5.2)"));
-                if (size > 2) rows.add(row(wire, 2, size, "length=" + header.length, "big-endian (§5.2)"));
-                if (header.masked) rows.add(row(wire, size, start, "masking key", "a new one each time (§5.3)"));
+                rows.add(row(wire, 0, 1, "FIN=" + (header.fin ? 1 : 0) + " RSV=" + rsv + " opcode="
+                        + header.opcode, opcode + role(header, message.size() - 1)));
+                rows.add(row(wire, 1, 2, "MASK=" + (header.masked ? 1 : 0) + " length=" + (wire[1] & 127),
+                        key == 2 ? "the length itself (§5.2)" : "so " + (key - 2) + " more bytes (§5.2)"));
+                if (key > 2) rows.add(row(wire, 2, key, "length=" + header.length, "(§5.2)"));
+                if (header.masked) rows.add(row(wire, key, start, "masking key", "always new (§5.3)"));
                 if (header.masked) rows.add(row(wire, start, wire.length, "payload, masked", ""));
                 rows.add(row(payload, 0, payload.length, "payload", deflated ? "compressed (RFC 7692 §7.2)"
-                        : meaning(header, payload)));
+                        : meaning(header.opcode, payload)));
                 if (deflated && header.fin) rows.add(inflated(message));
-                note(direction, OPCODES.get(header.opcode) + " frame, " + header.length + " bytes",
-                        rows.toArray(String[]::new));
+                note(direction, opcode + " frame, payload " + header.length, rows);
             }
 
             /// Up to eight bytes; of more the first four and the last three.
@@ -880,55 +780,55 @@ public final class Chat implements AutoCloseable {
                 return String.join("\t", from == to ? "-" : shown, name, meaning);
             }
 
-            private static String role(Header header, List<Frame> message) {
-                int count = message.size(), size = message.stream().mapToInt(f -> f.payload.length).sum();
-                return OPCODES.get(header.opcode) + switch (header.opcode) {
+            private static String role(Header header, int fragments) {
+                return switch (header.opcode) {
                     case CLOSE -> " (§5.5.1)";
                     case PING -> ", wants a PONG (§5.5.2)";
                     case PONG -> " (§5.5.3)";
-                    default -> !header.fin ? ", fragment " + count + ", " + size + " bytes so far (§5.4)"
-                            : count > 1 ? ", the last of " + count + " fragments (§5.4)"
-                            : ", a whole message (§5.6)";
+                    default -> !header.fin ? ", fragment " + fragments + ", more to come (§5.4)"
+                            : fragments == 1 ? ", a whole message (§5.6)"
+                            : ", the last of " + fragments + " fragments (§5.4)";
                 };
             }
 
-            private static String meaning(Header header, byte[] payload) {
-                int skip = header.opcode == CLOSE && payload.length > 1 ? 2 : 0;
+            private static String meaning(int opcode, byte[] payload) {
+                int skip = opcode == CLOSE && payload.length > 1 ? 2 : 0;
                 String text = new String(payload, skip, payload.length - skip, UTF_8);
-                return (skip == 2 ? (ByteBuffer.wrap(payload).getShort() & 0xffff) + " " : "")
-                        + (text.contains("\ufffd") ? payload.length + " bytes"
-                        : '"' + elide(printable(text), 36) + '"') + (skip == 2 ? " (§7.4)" : "");
+                return (skip == 0 ? "" : (ByteBuffer.wrap(payload).getShort() & 0xffff) + " (§7.4) ")
+                        + (text.contains("\ufffd") ? "" : '"' + elide(printable(text), 36) + '"');
             }
 
-            private static String inflated(List<Frame> message) {
+            private static String inflated(List<byte[]> message) {
                 var bytes = new ByteArrayOutputStream();
-                for (Frame fragment : message) bytes.writeBytes(fragment.payload);
+                message.stream().skip(1).forEach(bytes::writeBytes);
                 try {
                     byte[] whole = Deflate.inflate(bytes.toByteArray(), 1 << 24);
-                    return row(whole, 0, whole.length, "inflated, " + whole.length + " bytes",
-                            meaning(message.get(0).header, whole) + ", saves " + (whole.length - bytes.size()));
+                    return row(whole, 0, whole.length, "inflated to " + whole.length, "saves "
+                            + (whole.length - bytes.size()) + ": " + meaning(TEXT, whole));
                 } catch (Refusal broken) {
-                    return "\t" + broken.getMessage() + "\t";
+                    return "\t" + broken.getMessage();
                 }
             }
         }
 
         /// Explains frames of either direction, until one of them breaks a rule.
-        static void explain(byte[] frames, Consumer<Traced> sink) {
+        static String explain(byte[] frames) {
+            var text = new StringJoiner("\n");
             var webSocket = new WebSocket(null, new Settings(1 << 30, 1 << 30, true, null, "", traced -> {
-                if (!traced.rows.get(0).contains("\tout\t")) sink.accept(traced);
+                if (!traced.rows.get(0).contains("\tout\t")) text.add(traced.toString().substring(19));
             }, line -> { }));
-            webSocket.in = new Inbox(new ByteArrayInputStream(frames));
+            webSocket.in = new DataInputStream(new ByteArrayInputStream(frames));
             webSocket.out = OutputStream.nullOutputStream();
             webSocket.deflate = webSocket.upgraded = webSocket.eitherSide = true;
             try {
                 while (webSocket.receive() != null) continue;
-            } catch (Refusal shown) { }
+            } catch (Refusal explained) { }
+            return text.toString();
         }
 
         static String elide(String text, int most) {
-            return text.length() <= most ? text
-                    : text.substring(0, most - 8) + " … " + text.substring(text.length() - 5);
+            return text.length() <= most ? text : text.substring(0, most - 8).replaceAll("[\ud800-\udbff]$", "")
+                    + " … " + text.substring(text.length() - 5).replaceAll("^[\udc00-\udfff]", "");
         }
 
         /// For a terminal: what could break a line or steer it, like ESC, becomes a number.
@@ -941,7 +841,7 @@ public final class Chat implements AutoCloseable {
 
         // ---- The connection -------------------------------------------------------------------
 
-        /// A browser calls it readyState.
+        /// As a browser's readyState.
         enum State { CONNECTING, OPEN, CLOSING, CLOSED }
 
         /// Decides about a handshake: refuses with an HTTP status, or names the subprotocols it knows.
@@ -950,7 +850,6 @@ public final class Chat implements AutoCloseable {
         /// What is done with an open connection; afterwards it is closed.
         interface Handler { void handle(WebSocket webSocket) throws IOException; }
 
-        private static final byte[] NOTHING = {};
         private static final AtomicLong COUNT = new AtomicLong();
         private static final Set<WebSocket> LIVE = ConcurrentHashMap.newKeySet();
         private static Thread watcher;
@@ -960,19 +859,19 @@ public final class Chat implements AutoCloseable {
         private final Tracer tracer;
         private final Outbox outbox = new Outbox();
         private Socket stream;
-        private Inbox in;
+        private DataInputStream in;
         private OutputStream out;
         private Thread owner;
         private String path, protocol, closeReason = "";
         private int closeCode = 1006;
         private boolean deflate, eitherSide, pinged;
         private volatile boolean upgraded, over;
-        private volatile long deadline = seconds(HANDSHAKE_TIME) + System.nanoTime();
-        // Of a message whose end has not come: its opcode (-1: there is none), its bytes, how many of
-        // them are known to be text, how many of its fragments were empty.
+        private volatile long heard = System.nanoTime(), deadline = heard + seconds(HANDSHAKE_TIME);
+        // Of a message whose end has not come: its opcode (-1: there is none), whether it is compressed,
+        // its bytes, how many of these are checked as text, how many of its fragments were empty.
         private int opcode = -1, gathered, checked, empty;
         private boolean compressed;
-        private byte[] message = NOTHING;
+        private byte[] message = {};
 
         WebSocket(Socket socket, Settings settings) {
             this.socket = stream = socket;
@@ -999,10 +898,10 @@ public final class Chat implements AutoCloseable {
                 close(1000, "");
                 while (receive() != null) continue;     // until the Close has its answer
             } catch (Refusal refusal) {
-                fail(refusal, NOTHING);
+                fail(refusal, false);
             } catch (Throwable bug) {
                 if (!(bug instanceof EOFException)) settings.log.accept(name + " " + bug);
-                if (upgraded) fail(new Refusal(1011, "the server has a problem (§7.4.1)"), NOTHING);
+                if (upgraded) fail(new Refusal(1011, "the server has a problem (§7.4.1)"), false);
             } finally {
                 hangUp();
             }
@@ -1014,7 +913,7 @@ public final class Chat implements AutoCloseable {
                 stream = settings.tls.getSocketFactory().createSocket(socket, null, true);
                 ((SSLSocket) stream).setEnabledProtocols(new String[] {"TLSv1.3", "TLSv1.2"});
             }
-            in = new Inbox(stream.getInputStream());
+            in = new DataInputStream(new BufferedInputStream(stream.getInputStream(), INPUT));
             out = stream.getOutputStream();
             Handshake handshake = Handshake.read(in);
             if (tracer != null) tracer.http("in", "the opening handshake (§4.1)", handshake.text);
@@ -1023,13 +922,13 @@ public final class Chat implements AutoCloseable {
             protocol = handshake.choose(welcome.of(handshake));
             String extensions = Deflate.agree(handshake.extensions());
             deflate = settings.deflate && extensions != null;
-            write("its answer (§4.2.2)", handshake.accept(protocol, deflate ? extensions : null));
+            answer(handshake.accept(protocol, deflate ? extensions : null));
             upgraded = true;
         }
 
-        private void write(String title, String answer) throws IOException {
-            if (tracer != null) tracer.http("out", title, answer);
-            out.write(answer.getBytes(UTF_8));
+        private void answer(String text) throws IOException {
+            if (tracer != null) tracer.http("out", "the answer (§4.2.2)", text);
+            out.write(text.getBytes(UTF_8));
             out.flush();
         }
 
@@ -1041,31 +940,31 @@ public final class Chat implements AutoCloseable {
             try {
                 for (; !over; header = null) {
                     outbox.await(settings.maxQueue / 2);
+                    in.mark(10);                        // to show a header that is refused
                     header = Header.read(in, deflate, !eitherSide);
+                    heard = System.nanoTime();
                     Message whole = header.opcode < CLOSE ? data(header) : control(header);
                     if (whole != null && !outbox.ended) return whole;   // after our Close: §1.4
                 }
             } catch (Refusal refusal) {
-                fail(refusal, header == null ? in.take(Math.min(8, in.unread.remaining())) : NOTHING);
+                fail(refusal, header == null);
                 throw refusal;
             } catch (IOException lost) {
-                over = true;
-                if (tracer != null && (header != null || in.unread.hasRemaining()))
-                    tracer.note("", "the connection ends inside a frame");
+                over = true;                            // §7.1.5: closeCode() stays 1006
+                if (tracer != null) tracer.note("", "the end, without a Close (§7.1.5)", List.of());
             }
             return null;
         }
 
         private Message control(Header header) throws IOException {
-            int length = (int) header.length;
-            in.await(length);
-            byte[] payload = in.take(length);
-            Frame.mask(payload, 0, header.key, 0, payload, 0, length);
-            if (tracer != null) tracer.received(header, payload);
+            byte[] payload = new byte[(int) header.length];
+            in.readFully(payload);
+            Header.mask(header.key, 0, payload, 0, payload.length);
+            if (tracer != null) tracer.frame("in", header, payload, tracer.message);
             if (header.opcode == CLOSE) closed(payload);
             if (header.opcode == PING) {                // §5.5.2; a pong needs no answer (§5.5.3)
                 outbox.await(PONG_BACKLOG);
-                outbox.add(new Frame(PONG, 0, payload).encode(), false);
+                outbox.add(Header.encode(PONG, 0, payload), false);
             }
             return null;
         }
@@ -1077,7 +976,7 @@ public final class Chat implements AutoCloseable {
             int code = length == 0 ? 1005 : ByteBuffer.wrap(payload).getShort() & 0xffff;
             rule(length == 0 || isLegal(code), 1002, "a Close can't have this code (§7.4)");
             if (length > 2) checkText(payload, 2, length, true);
-            closeCode = code;                                                               // §7.1.5
+            closeCode = code;
             closeReason = length == 0 ? "" : new String(payload, 2, length - 2, UTF_8);
             over = true;
             end(Arrays.copyOf(payload, Math.min(2, length)));
@@ -1089,13 +988,14 @@ public final class Chat implements AutoCloseable {
             try {
                 rule(first || opcode >= 0, 1002, "there is no message to continue (§5.4)");
                 rule(!first || opcode < 0, 1002, "the message before has not ended (§5.4)");
-                rule(header.length <= settings.maxMessage - gathered, 1009, "the message is too long (§10.4)");
-                rule(header.length > 0 || ++empty <= MAX_EMPTY, 1008, "too many empty fragments (§10.4)");
+                rule(header.length <= settings.maxMessage - gathered, 1009, "it is too long (§10.4)");
+                rule(header.length > 0 || ++empty <= MAX_EMPTY, 1008, "too many empty frames (§10.4)");
                 if (first) opcode = header.opcode;
                 if (first) compressed = header.rsv != 0;
                 read(header.key, (int) header.length);
             } finally {
-                if (tracer != null) tracer.received(header, Arrays.copyOfRange(message, start, gathered));
+                if (tracer != null) tracer.frame("in", header,
+                        Arrays.copyOfRange(message, start, gathered), tracer.message);
             }
             return header.fin ? finish() : null;
         }
@@ -1103,17 +1003,16 @@ public final class Chat implements AutoCloseable {
         /// Reads a payload and checks text while it comes. No length is trusted: the array grows only
         /// with what has come.
         private void read(int key, int length) throws IOException {
-            for (int done = 0, step; done < length; done += step) {
-                in.await(1);
-                step = Math.min(length - done, in.unread.remaining());
-                int from = gathered, end = from + step, at = in.unread.position();
-                if (end > message.length) message = Arrays.copyOf(message,
-                        Math.min(from + length - done, done + step == length ? end : 2 * end));
-                boolean ascii = Frame.mask(in.unread.array(), at, key, done, message, from, step);
-                in.unread.position(at + step);
-                gathered = end;
-                if (opcode == TEXT && !compressed) checked = ascii && checked == from ? end
-                        : checkText(message, checked, end, false);
+            for (int done = 0, got; done < length; done += got) {
+                int from = gathered, rest = length - done, more = Math.min(rest, Math.max(from, FIRST));
+                if (from == message.length) message = Arrays.copyOf(message, from + more);
+                got = in.read(message, from, Math.min(rest, message.length - from));
+                if (got < 0) throw new EOFException();
+                heard = System.nanoTime();
+                gathered += got;
+                boolean ascii = Header.mask(key, done, message, from, got);
+                if (opcode == TEXT && !compressed) checked = ascii && checked == from ? gathered
+                        : checkText(message, checked, gathered, false);
             }
         }
 
@@ -1122,7 +1021,7 @@ public final class Chat implements AutoCloseable {
             if (compressed) payload = Deflate.inflate(payload, settings.maxMessage);
             boolean text = opcode == TEXT;
             if (text && checked < payload.length) checkText(payload, checked, payload.length, true);
-            message = NOTHING;
+            message = new byte[0];
             opcode = -1;
             gathered = checked = empty = 0;
             return new Message(text, payload);
@@ -1133,7 +1032,7 @@ public final class Chat implements AutoCloseable {
         boolean send(Message message) { return upgraded && outbox.add(message.frame(deflate), false); }
 
         /// Asks for a sign of life (§5.5.2).
-        void ping() { outbox.add(new Frame(PING, 0, NOTHING).encode(), false); }
+        void ping() { outbox.add(Header.encode(PING, 0, new byte[0]), false); }
 
         /// Begins to close (§7.1.2); receive() returns null when the peer has answered.
         /// @param reason of at most 123 bytes in UTF-8, what is more is cut off
@@ -1145,8 +1044,8 @@ public final class Chat implements AutoCloseable {
         }
 
         private void end(byte[] payload) {
-            deadline = seconds(CLOSE_TIME) + System.nanoTime();
-            outbox.add(new Frame(CLOSE, 0, payload).encode(), true);
+            deadline = System.nanoTime() + seconds(CLOSE_TIME);
+            outbox.add(Header.encode(CLOSE, 0, payload), true);
         }
 
         State state() {
@@ -1154,53 +1053,51 @@ public final class Chat implements AutoCloseable {
             return !upgraded ? State.CONNECTING : outbox.ended ? State.CLOSING : State.OPEN;
         }
 
-        /// The path of the request, still percent-encoded.
-        String path() { return path; }
-
-        /// The subprotocol agreed on, or null.
-        String protocol() { return protocol; }
+        String path() { return path; }              // of the request, still percent-encoded
+        String protocol() { return protocol; }      // the subprotocol agreed on, or null
+        String closeReason() { return closeReason; }
 
         /// The code of the peer's Close; 1005 if it had none, 1006 if there was no Close (§7.1.5).
         int closeCode() { return closeCode; }
 
-        String closeReason() { return closeReason; }
-
         /// The one place where a failure is answered. Nothing more of the peer is heard (§7.1.7).
-        private void fail(Refusal refusal, byte[] culprit) {
+        private void fail(Refusal refusal, boolean header) {
             if (over) return;
             over = true;
+            deadline = System.nanoTime() + seconds(CLOSE_TIME);
             String why = refusal.getMessage();
             settings.log.accept(name + " " + refusal.code + " " + why);
-            if (tracer != null) tracer.note("", "refused with " + refusal.code + ": " + why,
-                    Tracer.row(culprit, 0, culprit.length, "the bytes that break it", ""));
-            if (upgraded) end(closing(refusal.code, why));
-            else try {
-                deadline = seconds(CLOSE_TIME) + System.nanoTime();
-                write("its answer", Handshake.refuse(refusal.code, why + ". " + settings.hint + "\n"));
+            try {
+                if (header) in.reset();
+                byte[] culprit = in.readNBytes(header ? Math.min(10, in.available()) : 0);
+                if (tracer != null) tracer.note("", "refused with " + refusal.code + ": " + why,
+                        List.of(Tracer.row(culprit, 0, culprit.length, "the culprit", "")));
+                if (upgraded) end(closing(refusal.code, why));
+                else answer(Handshake.refuse(refusal.code, why + ". " + settings.hint + "\n"));
             } catch (IOException gone) { }
+        }
+
+        private boolean inputWaits() {
+            try { return in.available() > 0; } catch (IOException gone) { return false; }
         }
 
         /// §7.1.1: we close our half first and read until the peer has closed his. Closing with unread
         /// input is a reset, and that can overtake the Close frame.
         private void hangUp() {
             over = true;
-            try {
-                outbox.await(0);
+            outbox.await(0);
+            try (socket) {
                 stream.shutdownOutput();
-                while (in.stream.read(in.unread.array()) >= 0) continue;
+                in.skipNBytes(Long.MAX_VALUE);
             } catch (IOException | RuntimeException gone) { }
             LIVE.remove(this);
-            try { socket.close(); } catch (IOException closed) { }
         }
 
         /// Ends the connection at once, without a Close: a reset, which leaves nothing unsent behind.
         void cutOff(String why) {
             if (why != null) settings.log.accept(name + " " + why);
             outbox.giveUp();
-            try {
-                socket.setSoLinger(true, 0);
-                socket.close();
-            } catch (IOException closed) { }
+            try (socket) { socket.setSoLinger(true, 0); } catch (IOException closed) { }
         }
 
         /// One virtual thread looks after all connections while there are any. A deadline in each read
@@ -1224,8 +1121,8 @@ public final class Chat implements AutoCloseable {
 
         private void look(long now) {
             boolean ending = !upgraded || outbox.ended;
-            long silence = ending ? 0 : now - in.heard, since = outbox.writingSince;
-            boolean stuck = since != 0 && now - since > seconds(2 * SILENCE);
+            boolean stuck = outbox.writing && now - outbox.progress > seconds(2 * SILENCE);
+            long silence = ending ? 0 : now - heard;
             if (ending ? now - deadline > 0 : stuck || silence > seconds(2 * SILENCE))
                 cutOff("gave no sign of life");
             else if (silence > seconds(SILENCE) && !pinged) ping();
@@ -1239,18 +1136,13 @@ public final class Chat implements AutoCloseable {
 
     /// Who is in which room, what a line means, who hears it.
     static final class Rooms {
-        /// The subprotocol of those who are told of arrivals, too (§1.9).
-        static final String PRESENCE = "presence";
-        /// Members of a room above which nobody comes or goes with a word: N of them would cost N².
-        static final int CROWD = 1000;
-        /// Rooms at a time. A room needs memory, and names are free.
-        static final int MAX_ROOMS = 10_000;
-        /// Names in the answer to /who.
-        static final int MAX_LISTED = 100;
-        private static final Pattern ROOM = Pattern.compile("[\\p{L}\\p{M}\\p{N}_-]{1,64}");
-        private static final Pattern NICK = Pattern.compile("[\\p{L}\\p{M}\\p{N}_-]{1,24}");
+        static final String PRESENCE = "presence";  // subprotocol of who is told of arrivals (§1.9)
+        static final int CROWD = 1000;              // members from which on no coming and going is
+                                                    // told: N arrivals would cost N² lines
+        static final int MAX_ROOMS = 10_000;        // a room needs memory, and names are free
+        static final int MAX_LISTED = 100;          // names in the answer to /who
+        static final String NAME = "[\\p{L}\\p{M}\\p{N}_-]";
 
-        /// Somebody in a room.
         static final class Member {
             private final WebSocket webSocket;
             private final String room;
@@ -1262,11 +1154,8 @@ public final class Chat implements AutoCloseable {
             }
         }
 
-        /// The lock gives all that is said here one order.
-        private static final class Room {
-            private final ReentrantLock lock = new ReentrantLock();
-            private final Set<Member> members = new LinkedHashSet<>();
-        }
+        /// The lock gives all that is said in a room one order.
+        private record Room(ReentrantLock lock, Set<Member> members) { }
 
         private final Map<String, Room> rooms = new ConcurrentHashMap<>();
         private final Map<String, Member> nicks = new ConcurrentHashMap<>();
@@ -1278,15 +1167,13 @@ public final class Chat implements AutoCloseable {
             try {
                 String name = path.startsWith("/chat/") ? URLDecoder.decode(path.substring(6), UTF_8) : "";
                 name = Normalizer.normalize(name, Normalizer.Form.NFC);
-                return ROOM.matcher(name).matches() ? name : null;
+                return name.matches(NAME + "{1,64}") ? name : null;
             } catch (IllegalArgumentException badEscape) {
                 return null;
             }
         }
 
-        private static WebSocket.Message notice(String line) {
-            return WebSocket.Message.text(" .... " + line);
-        }
+        private static WebSocket.Message notice(String line) { return WebSocket.Message.text(" .... " + line); }
 
         boolean canHold(String room) { return rooms.size() < MAX_ROOMS || rooms.containsKey(room); }
 
@@ -1296,11 +1183,10 @@ public final class Chat implements AutoCloseable {
             while (nicks.putIfAbsent(key(member.nick), member) != null);
             var arrival = notice(member.nick + " has joined.");
             rooms.compute(name, (same, found) -> {
-                Room room = found == null ? new Room() : found;
+                Room room = found == null ? new Room(new ReentrantLock(), new LinkedHashSet<>()) : found;
                 room.lock.lock();
                 room.members.add(member);
-                boolean crowd = room.members.size() > CROWD;
-                for (Member each : crowd ? Set.of(member) : room.members)
+                for (Member each : room.members.size() > CROWD ? Set.of(member) : room.members)
                     if (PRESENCE.equals(each.webSocket.protocol())) each.webSocket.send(arrival);
                 room.lock.unlock();
                 return room;
@@ -1314,10 +1200,16 @@ public final class Chat implements AutoCloseable {
                 room.lock.lock();
                 boolean crowd = room.members.size() > CROWD;
                 room.members.remove(member);
-                if (!crowd) tell(room, notice(member.nick + " has left."));
                 room.lock.unlock();
+                if (!crowd) say(room, notice(member.nick + " has left."));
                 return room.members.isEmpty() ? null : room;
             });
+        }
+
+        private static void say(Room room, WebSocket.Message line) {
+            room.lock.lock();
+            for (Member member : room.members) member.webSocket.send(line);
+            room.lock.unlock();
         }
 
         /// What somebody has typed: a line for all, or a command.
@@ -1332,7 +1224,7 @@ public final class Chat implements AutoCloseable {
                 byte[] name = (member.nick + ": ").getBytes(UTF_8);     // bytes do: no need to decode
                 int skip = slashes / 2, rest = line.length - skip;
                 var said = ByteBuffer.allocate(name.length + rest).put(name).put(line, skip, rest);
-                say(member.room, new WebSocket.Message(true, said.array()));
+                say(rooms.get(member.room), new WebSocket.Message(true, said.array()));
             }
         }
 
@@ -1350,12 +1242,12 @@ public final class Chat implements AutoCloseable {
 
         private String rename(Member member, String nick) {
             String old = member.nick;
-            if (!NICK.matcher(nick).matches()) return "A name has 1 to 24 letters, digits, - or _.";
+            if (!nick.matches(NAME + "{1,24}")) return "A name has 1 to 24 letters, digits, - or _.";
             Member holder = nicks.putIfAbsent(key(nick), member);
             if (holder != null && holder != member) return "The name " + nick + " is taken.";
             member.nick = nick;
             if (!key(old).equals(key(nick))) nicks.remove(key(old), member);
-            say(member.room, notice(old + " is now " + nick + "."));
+            say(rooms.get(member.room), notice(old + " is now " + nick + "."));
             return null;
         }
 
@@ -1364,24 +1256,13 @@ public final class Chat implements AutoCloseable {
             return Normalizer.normalize(nick, Normalizer.Form.NFKC).toLowerCase(Locale.ROOT);
         }
 
-        private String who(Room room) {
+        private static String who(Room room) {
             room.lock.lock();
             List<String> all = room.members.stream().map(member -> member.nick).sorted().toList();
             room.lock.unlock();
-            int more = all.size() - MAX_LISTED;
-            return all.size() + " here: " + String.join(", ", all.subList(0, all.size() - Math.max(0, more)))
-                    + (more > 0 ? ", and " + more + " more" : "");
-        }
-
-        private void say(String name, WebSocket.Message line) {
-            Room room = rooms.get(name);
-            room.lock.lock();
-            tell(room, line);
-            room.lock.unlock();
-        }
-
-        private static void tell(Room room, WebSocket.Message line) {
-            for (Member member : room.members) member.webSocket.send(line);
+            int more = Math.max(0, all.size() - MAX_LISTED);
+            return all.size() + " here: " + String.join(", ", all.subList(0, all.size() - more))
+                    + (more == 0 ? "" : ", and " + more + " more");
         }
     }
 
@@ -1418,23 +1299,22 @@ public final class Chat implements AutoCloseable {
         static Options parse(String... arguments) {
             var options = new Options();
             var words = new ArrayDeque<String>();
-            for (String word : arguments)
-                words.addAll(List.of(word.startsWith("--") ? word.split("=", 2) : new String[] {word}));
+            for (String word : arguments) words.addAll(List.of(word.split("=", word.startsWith("--") ? 2 : 1)));
             while (!words.isEmpty()) options.set(words.pop(), words);
             return options;
         }
 
         private void set(String name, Deque<String> words) {
             switch (name) {
-                case "--host" -> host = value(name, words);
+                case "--host" -> host = value(name, words, ".+");
                 case "--http-port" -> httpPort = number(name, words, 0, 65535);
                 case "--ws-port" -> wsPort = number(name, words, 0, 65535);
-                case "--origin" -> origins.add(origin(value(name, words)));
+                case "--origin" -> origins.add(value(name, words, "\\*|https?://[^/\\s]+"));
                 case "--max-message" -> maxMessage = number(name, words, 1, 1 << 30);
                 case "--max-queue" -> maxQueue = number(name, words, 1, 1 << 30);
                 case "--max-connections" -> maxConnections = number(name, words, 1, 1 << 24);
                 case "--max-per-address" -> maxPerAddress = number(name, words, 1, 1 << 24);
-                case "--keystore" -> tls = tls(value(name, words));
+                case "--keystore" -> tls = tls(value(name, words, ".+"));
                 case "--no-deflate" -> deflate = false;
                 case "--trace" -> trace = true;
                 case "--help" -> answer = USAGE;
@@ -1444,22 +1324,18 @@ public final class Chat implements AutoCloseable {
             }
         }
 
-        private static String value(String name, Deque<String> words) {
+        private static String value(String name, Deque<String> words, String form) {
             if (words.isEmpty()) throw new IllegalArgumentException(name + " needs a value");
-            return words.pop();
+            if (words.peek().matches(form)) return words.pop();
+            throw new IllegalArgumentException(name + " can't be " + words.peek());
         }
 
         private static int number(String name, Deque<String> words, int least, int most) {
-            String value = value(name, words);
+            String value = value(name, words, ".*");
             long number = value.matches("\\d{1,10}") ? Long.parseLong(value) : -1;
             if (number >= least && number <= most) return (int) number;
-            throw new IllegalArgumentException("%s is a number from %d to %d, not %s".formatted(
-                    name, least, most, value));
-        }
-
-        private static String origin(String value) {
-            if (value.matches("\\*|https?://[^/\\s]+")) return value;
-            throw new IllegalArgumentException("--origin is * or like https://chat.example, not " + value);
+            throw new IllegalArgumentException(name + " is a number from " + least + " to " + most
+                    + ", not " + value);
         }
 
         private static SSLContext tls(String file) {
@@ -1472,19 +1348,16 @@ public final class Chat implements AutoCloseable {
                 return context;
             } catch (IOException | GeneralSecurityException wrong) {
                 throw new IllegalArgumentException("--keystore " + file + ": " + wrong.getMessage()
-                        + " (the password comes from CHAT_KEYSTORE_PASSWORD)");
+                        + " (its password comes from CHAT_KEYSTORE_PASSWORD)");
             }
         }
 
         private static String explain(Deque<String> words) {
-            var text = new StringJoiner("\n");
             try {
-                String hex = String.join("", words);
+                String hex = words.isEmpty() ? new String(System.in.readAllBytes(), US_ASCII)
+                        : String.join("", words);
                 words.clear();
-                if (hex.isBlank()) hex = new String(System.in.readAllBytes(), US_ASCII);
-                byte[] frames = HexFormat.of().parseHex(hex.replaceAll("[\\s:,]|0x", ""));
-                WebSocket.explain(frames, traced -> text.add(traced.toString()));
-                return text.toString();
+                return WebSocket.explain(HexFormat.of().parseHex(hex.replaceAll("[\\s:,]|0x", "")));
             } catch (IllegalArgumentException | IOException wrong) {
                 throw new IllegalArgumentException("--explain takes bytes in hex, such as 81 00");
             }
@@ -1495,283 +1368,283 @@ public final class Chat implements AutoCloseable {
 
     /// What the browser gets.
     static final String PAGE = """
-            <!DOCTYPE html>
-            <html lang="en"><meta charset="utf-8"><title>chat</title>
-            <meta name="viewport" content="width=device-width, initial-scale=1">
-            <link rel="icon" href="data:,">
-            <style nonce="{{nonce}}">
-              :root { color-scheme: light dark; scrollbar-color: var(--rule) transparent;
-                --paper: light-dark(#fff, #15171b); --ink: light-dark(#1c2128, #e4e7eb);
-                --soft: light-dark(#f1f3f6, #24282e); --quiet: light-dark(#5c646e, #98a1ac);
-                --rule: light-dark(#dde1e6, #343a42); --accent: light-dark(#2458c8, #8db4ff);
-                --own: light-dark(#dfeaff, #23396a); --alarm: light-dark(#b3261e, #ff9d92); }
-              * { box-sizing: border-box; margin: 0; }
-              [hidden] { display: none !important; }
-              body { display: grid; height: 100dvh; overflow-wrap: anywhere;
-                grid: "head" auto "log" minmax(0, 1fr) "wire" fit-content(50%) "say" auto / minmax(0, 1fr);
-                font: 16px/1.45 system-ui, sans-serif; background: var(--paper); color: var(--ink); }
-              input, button { border: 0; border-radius: 14px; font: inherit; color: inherit; }
-              button { padding: 4px 16px; background: var(--accent); color: var(--paper); cursor: pointer; }
-              .text, #chat-input, #toggle, .field { background: var(--soft); color: var(--ink); }
-              :focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; }
-              header, #chat-echo-area, #say { padding: 12px max(16px, (100% - 46rem) / 2); }
-              header { grid-area: head; display: flex; flex-wrap: wrap; gap: 0 12px; align-items: center; }
-              header, #frames li, #wire { border-bottom: 1px solid var(--rule); }
-              li, p { white-space: pre-wrap; }
-              h1 { font-size: 1.125rem; }
-              #status, .name, .notice, #hint, #wire { font-size: .8125rem; }
-              #status, .notice { align-self: center; color: var(--quiet); }
-              #status, #frames { flex: 1 1 12rem; }
-              #status::before { content: "● "; color: var(--alarm); }
-              .connected #status::before { color: light-dark(#2b8a3e, #69db7c); }
-              ul { position: relative; padding: 0; overflow: hidden auto; list-style: none;
-                scrollbar-width: thin; }
-              #chat-echo-area { grid-area: log; display: flex; flex-direction: column; }
-              #chat-echo-area li { max-width: min(100%, 36rem); margin-top: 12px; }
-              #chat-echo-area li:first-child { margin-top: auto; }  /* a short log sits at the bottom */
-              #chat-echo-area .again { margin-top: 3px; }
-              .name { display: block; padding-left: 12px; font-weight: 600;
-                color: light-dark(oklch(.48 .14 var(--hue)), oklch(.8 .11 var(--hue))); }
-              .own .name, .again .name { position: absolute; clip-path: inset(50%); }  /* read aloud only */
-              .text { display: block; width: fit-content; padding: 6px 12px; border-radius: 14px; }
-              .own { align-self: end; --soft: var(--own); }
-              #say { grid-area: say; position: relative; display: flex; flex-wrap: wrap; gap: 0 8px; }
-              #chat-input { flex: 1; min-width: 0; padding: 9px 14px; border: 1px solid var(--quiet);
-                outline-offset: -1px; }
-              ::placeholder { color: var(--quiet); opacity: 1; }
-              #hint { flex: 1 0 100%; color: var(--alarm); }
-              #new { position: absolute; bottom: 100%; left: 50%; translate: -50% -8px; }
-              #wire { grid-area: wire; display: flex; flex-direction: column; background: var(--soft); }
-              #frames li { padding: 8px 12px; }
-              .field { margin: 4px 4px 0 0; padding: 2px 8px; border-radius: 6px; text-align: left;
-                background: light-dark(oklch(.91 .07 var(--hue)), oklch(.37 .08 var(--hue))); }
-              code { display: block; font: 1em/1.4 ui-monospace, monospace; }
-              #meaning { flex: none; height: 5em; padding: 8px 12px; overflow: auto; }
-              @media (min-width: 760px) {
-                .wired { grid: "head head" auto "log wire" minmax(0, 1fr) "say wire" auto / 1fr 1fr; } }
-            </style>
+<!DOCTYPE html>
+<html lang="en"><meta charset="utf-8"><title>chat</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
+<style nonce="{{nonce}}">
+  :root { color-scheme: light dark; scrollbar-color: var(--rule) transparent;
+    --paper: light-dark(#fff, #15171b); --ink: light-dark(#1c2128, #e4e7eb);
+    --soft: light-dark(#f1f3f6, #24282e); --quiet: light-dark(#5c646e, #98a1ac);
+    --rule: light-dark(#dde1e6, #343a42); --accent: light-dark(#2458c8, #8db4ff);
+    --own: light-dark(#dfeaff, #23396a); --alarm: light-dark(#b3261e, #ff9d92); }
+  * { box-sizing: border-box; margin: 0; }
+  [hidden] { display: none !important; }
+  body { display: grid; height: 100dvh; overflow-wrap: anywhere;
+    grid: "head" auto "log" minmax(0, 1fr) "wire" fit-content(50%) "say" auto / minmax(0, 1fr);
+    font: 16px/1.45 system-ui, sans-serif; background: var(--paper); color: var(--ink); }
+  input, button { border: 0; border-radius: 14px; font: inherit; color: inherit; }
+  button { padding: 4px 16px; background: var(--accent); color: var(--paper); cursor: pointer; }
+  .text, #chat-input, #toggle, .field { background: var(--soft); color: var(--ink); }
+  :focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; }
+  header, #chat-echo-area, #say { padding: 12px max(16px, (100% - 46rem) / 2); }
+  header { grid-area: head; display: flex; flex-wrap: wrap; gap: 0 12px; align-items: center; }
+  header, #frames li, #wire { border-bottom: 1px solid var(--rule); }
+  li, p { white-space: pre-wrap; }
+  h1 { font-size: 1.125rem; }
+  #status, .name, .notice, #hint, #wire { font-size: .8125rem; }
+  #status, .notice { align-self: center; color: var(--quiet); }
+  #status, #frames { flex: 1 1 12rem; }
+  #status::before { content: "● "; color: var(--alarm); }
+  .connected #status::before { color: light-dark(#2b8a3e, #69db7c); }
+  ul { position: relative; padding: 0; overflow: hidden auto; list-style: none;
+    scrollbar-width: thin; }
+  #chat-echo-area { grid-area: log; display: flex; flex-direction: column; }
+  #chat-echo-area li { max-width: min(100%, 36rem); margin-top: 12px; }
+  #chat-echo-area li:first-child { margin-top: auto; }  /* a short log sits at the bottom */
+  #chat-echo-area .again { margin-top: 3px; }
+  .name { display: block; padding-left: 12px; font-weight: 600;
+    color: light-dark(oklch(.48 .14 var(--hue)), oklch(.8 .11 var(--hue))); }
+  .own .name, .again .name { position: absolute; clip-path: inset(50%); }  /* read aloud only */
+  .text { display: block; width: fit-content; padding: 6px 12px; border-radius: 14px; }
+  .own { align-self: end; --soft: var(--own); }
+  #say { grid-area: say; position: relative; display: flex; flex-wrap: wrap; gap: 0 8px; }
+  #chat-input { flex: 1; min-width: 0; padding: 9px 14px; border: 1px solid var(--quiet);
+    outline-offset: -1px; }
+  ::placeholder { color: var(--quiet); opacity: 1; }
+  #hint { flex: 1 0 100%; color: var(--alarm); }
+  #new { position: absolute; bottom: 100%; left: 50%; translate: -50% -8px; }
+  #wire { grid-area: wire; display: flex; flex-direction: column; background: var(--soft); }
+  #frames li { padding: 8px 12px; }
+  .field { margin: 4px 4px 0 0; padding: 2px 8px; border-radius: 6px; text-align: left;
+    background: light-dark(oklch(.91 .07 var(--hue)), oklch(.37 .08 var(--hue))); }
+  code { display: block; font: 1em/1.4 ui-monospace, monospace; }
+  #meaning { flex: none; height: 5em; padding: 8px 12px; overflow: auto; }
+  @media (min-width: 760px) {
+    .wired { grid: "head head" auto "log wire" minmax(0, 1fr) "say wire" auto / 1fr 1fr; } }
+</style>
 
-            <header>
-              <h1 id="room"></h1>
-              <p id="status"><span id="state" role="status"></span><span id="people"></span></p>
-              <button id="toggle" aria-controls="wire" hidden>wire</button>
-            </header>
-            <ul id="chat-echo-area" role="log" aria-label="messages" tabindex="0"></ul>
-            <div id="say">
-              <p id="hint" role="alert"></p>
-              <input id="chat-input" placeholder="say something" aria-label="message" autocomplete="off"
-                enterkeyhint="send" autofocus>
-              <button id="send">Send</button>
-              <button id="new" hidden></button>
-            </div>
-            <section id="wire" aria-label="bytes on the wire" hidden>
-              <ul id="frames" aria-label="frames" tabindex="0"></ul>
-              <p id="meaning" role="status">Point at a field, or tab to it, to see what it means.</p>
-            </section>
+<header>
+  <h1 id="room"></h1>
+  <p id="status"><span id="state" role="status"></span><span id="people"></span></p>
+  <button id="toggle" aria-controls="wire" hidden>wire</button>
+</header>
+<ul id="chat-echo-area" role="log" aria-label="messages" tabindex="0"></ul>
+<div id="say">
+  <p id="hint" role="alert"></p>
+  <input id="chat-input" placeholder="say something" aria-label="message" autocomplete="off"
+    enterkeyhint="send" autofocus>
+  <button id="send">Send</button>
+  <button id="new" hidden></button>
+</div>
+<section id="wire" aria-label="bytes on the wire" hidden>
+  <ul id="frames" aria-label="frames" tabindex="0"></ul>
+  <p id="meaning" role="status">Point at a field, or tab to it, to see what it means.</p>
+</section>
 
-            <script nonce="{{nonce}}">
-            const byId = id => document.getElementById(id);
-            const [log, input, hint, newLines] = ['chat-echo-area', 'chat-input', 'hint', 'new'].map(byId);
-            const room = decodeURIComponent(location.pathname.split('/')[2] || 'lobby');
-            const [TAB, LF, CR] = String.fromCharCode(9, 10, 13);
-            const LINE_BREAK = '⏎';  // stands for LF in the <input>, which cannot hold one
+<script nonce="{{nonce}}">
+const byId = id => document.getElementById(id);
+const [log, input, hint, newLines] = ['chat-echo-area', 'chat-input', 'hint', 'new'].map(byId);
+const room = decodeURIComponent(location.pathname.split('/')[2] || 'lobby');
+const [TAB, LF, CR] = String.fromCharCode(9, 10, 13);
+const LINE_BREAK = '⏎';  // stands for LF in the <input>, which cannot hold one
 
-            // ---- The connection. All that the page knows, it learns from the lines it hears. ----
+// ---- The connection. All that the page knows, it learns from the lines it hears. ----
 
-            const host = '{{port}}' ? location.hostname + ':{{port}}' : location.host;  // no port: a proxy
-            const address = location.protocol.replace('http', 'ws') + '//' + host + location.pathname;
-            let socket, me, nick, people, retry, watchdog, failures = 0, hiddenAnswers = 0;
-            const unconfirmed = [];  // said, but not heard back yet
+const host = '{{port}}' ? location.hostname + ':{{port}}' : location.host;  // no port: a proxy
+const address = location.protocol.replace('http', 'ws') + '//' + host + location.pathname;
+let socket, me, nick, people, retry, watchdog, failures = 0, hiddenAnswers = 0;
+const unconfirmed = [];  // said, but not heard back yet
 
-            function connect() {
-              clearTimeout(retry);
-              show('connecting …');
-              const current = socket = new WebSocket(address, 'presence');
-              socket.onmessage = ({ data }) => { if (socket === current) hear(data); };
-              socket.onclose = ({ code }) => { if (socket === current) lost(code); };
-              expectLine();
-            }
+function connect() {
+  clearTimeout(retry);
+  show('connecting …');
+  const current = socket = new WebSocket(address, 'presence');
+  socket.onmessage = ({ data }) => { if (socket === current) hear(data); };
+  socket.onclose = ({ code }) => { if (socket === current) lost(code); };
+  expectLine();
+}
 
-            // A dead connection can look alive for minutes. But all that is sent brings some line back.
-            const expectLine = () => { watchdog ??= setTimeout(lost, 20_000); };
-            const transmit = line => { socket.send(line); expectLine(); };
-            const countPeople = () => { hiddenAnswers++; transmit('/who'); };
+// A dead connection can look alive for minutes. But all that is sent brings some line back.
+const expectLine = () => { watchdog ??= setTimeout(lost, 20_000); };
+const transmit = line => { socket.send(line); expectLine(); };
+const countPeople = () => { hiddenAnswers++; transmit('/who'); };
 
-            // The server's own reason is not for users' eyes (RFC 6455 section 5.5.1); its code is.
-            const CAUSES = { 1001: ': the server is stopping', 1003: ': only text is taken here',
-              1008: ': a rule was broken', 1009: ': a message was too long', 1011: ': the server failed' };
+// The server's own reason is not for users' eyes (RFC 6455 section 5.5.1); its code is.
+const CAUSES = { 1001: ': the server is stopping', 1003: ': only text is taken here',
+  1008: ': a rule was broken', 1009: ': a message was too long', 1011: ': the server failed' };
 
-            function lost(code) {
-              if (me) addLine(`Connection lost${CAUSES[code] ?? ''}.`);
-              socket.close();
-              socket = me = people = watchdog = clearTimeout(watchdog);
-              // Growing, and different in each browser, lest all come back at once (section 7.2.3).
-              const seconds = Math.round(Math.min(30, 2 ** failures++) * (1 + Math.random()));
-              retry = setTimeout(connect, seconds * 1000);
-              show(`connection lost, trying again in ${seconds} s`);
-              if (unconfirmed.length) hint.textContent = code === 1009
-                ? 'Too long for the server: please shorten it.' : 'This may not have arrived.';
-              input.value = [...unconfirmed.splice(0), input.value].filter(Boolean).join(LINE_BREAK);
-            }
+function lost(code) {
+  if (me) addLine(`Connection lost${CAUSES[code] ?? ''}.`);
+  socket.close();
+  socket = me = people = watchdog = clearTimeout(watchdog);
+  // Growing, and different in each browser, lest all come back at once (section 7.2.3).
+  const seconds = Math.round(Math.min(30, 2 ** failures++) * (1 + Math.random()));
+  retry = setTimeout(connect, seconds * 1000);
+  show(`connection lost, trying again in ${seconds} s`);
+  if (unconfirmed.length) hint.textContent = code === 1009
+    ? 'Too long for the server: please shorten it.' : 'This may not have arrived.';
+  input.value = [...unconfirmed.splice(0), input.value].filter(Boolean).join(LINE_BREAK);
+}
 
-            // Count anew: does the connection live? And rooms of over 1,000 do not tell who comes and goes.
-            function wake() {
-              if (!socket) connect();
-              else if (me && !document.hidden) countPeople();
-            }
-            for (const type of ['online', 'pageshow', 'visibilitychange']) addEventListener(type, wake);
+// Count anew: does the connection live? And rooms of over 1,000 do not tell who comes and goes.
+function wake() {
+  if (!socket) connect();
+  else if (me && !document.hidden) countPeople();
+}
+for (const type of ['online', 'pageshow', 'visibilitychange']) addEventListener(type, wake);
 
-            // No one can forge a notice, since a said line starts with a name.
-            const NOTICE = /^ [.]{4} (?:([^ :]+) (?:has (joined|left)|is now ([^ :]+))[.]$|([0-9]+) here: )/;
+// No one can forge a notice, since a said line starts with a name.
+const NOTICE = /^ [.]{4} (?:([^ :]+) (?:has (joined|left)|is now ([^ :]+))[.]$|([0-9]+) here: )/;
 
-            function hear(line) {
-              watchdog = clearTimeout(watchdog);
-              if (line.startsWith(me + ': ')) unconfirmed.shift();
-              const [, name, moved, renamed, count] = line.match(NOTICE) ?? [];
-              if (moved && me) people += moved === 'joined' ? 1 : -1;
-              if (renamed && name === me) me = nick = renamed;
-              if (count) people = Number(count);
-              if (moved && !me) {
-                me = name;
-                failures = hiddenAnswers = 0;
-                countPeople();
-                if (nick) transmit('/nick ' + nick);  // back after a loss: under the name chosen before
-              }
-              show('connected as ' + me);
-              if (count && hiddenAnswers) hiddenAnswers--;
-              else addLine(line);
-            }
+function hear(line) {
+  watchdog = clearTimeout(watchdog);
+  if (line.startsWith(me + ': ')) unconfirmed.shift();
+  const [, name, moved, renamed, count] = line.match(NOTICE) ?? [];
+  if (moved && me) people += moved === 'joined' ? 1 : -1;
+  if (renamed && name === me) me = nick = renamed;
+  if (count) people = Number(count);
+  if (moved && !me) {
+    me = name;
+    failures = hiddenAnswers = 0;
+    countPeople();
+    if (nick) transmit('/nick ' + nick);  // back after a loss: under the name chosen before
+  }
+  show('connected as ' + me);
+  if (count && hiddenAnswers) hiddenAnswers--;
+  else addLine(line);
+}
 
-            // ---- What one sees ----
+// ---- What one sees ----
 
-            function show(state) {
-              if (byId('state').textContent !== state) byId('state').textContent = state;  // read aloud
-              byId('people').textContent = people > 0 ? ` with ${people} people` : '';
-              document.body.classList.toggle('connected', Boolean(me));
-            }
+function show(state) {
+  if (byId('state').textContent !== state) byId('state').textContent = state;  // read aloud
+  byId('people').textContent = people > 1 ? ` with ${people} people` : people ? ', alone' : '';
+  document.body.classList.toggle('connected', Boolean(me));
+}
 
-            function create(tag, className, ...children) {
-              const element = Object.assign(document.createElement(tag), { className });
-              element.append(...children);
-              return element;
-            }
+function create(tag, className, ...children) {
+  const element = Object.assign(document.createElement(tag), { className });
+  element.append(...children);
+  return element;
+}
 
-            /** Makes a list's adder: it works in batches, keeps the newest, follows a reader at the end. */
-            function adder(list, limit, onChange = () => {}) {
-              let waiting = [], atEnd = true;
-              const isAtEnd = () => list.scrollHeight - list.scrollTop - list.clientHeight < 30;
-              const follow = () => { if (atEnd) list.scrollTop = list.scrollHeight; };
-              const flush = () => {
-                onChange(atEnd = isAtEnd(), waiting.length);
-                list.append(...waiting.splice(0).slice(-limit));
-                while (list.childElementCount > limit) list.firstElementChild.remove();
-                follow();
-              };
-              new ResizeObserver(follow).observe(list);
-              list.onscroll = () => onChange(atEnd = isAtEnd(), 0);
-              addEventListener('visibilitychange', list.onscroll);
-              // A timer, because requestAnimationFrame sleeps in hidden tabs.
-              return item => { if (waiting.push(item) === 1) setTimeout(flush, 16); };
-            }
+/** Makes a list's adder: it works in batches, keeps the newest, follows a reader at the end. */
+function adder(list, limit, onChange = () => {}) {
+  let waiting = [], atEnd = true;
+  const isAtEnd = () => list.scrollHeight - list.scrollTop - list.clientHeight < 30;
+  const follow = () => { if (atEnd) list.scrollTop = list.scrollHeight; };
+  const flush = () => {
+    onChange(atEnd = isAtEnd(), waiting.length);
+    list.append(...waiting.splice(0).slice(-limit));
+    while (list.childElementCount > limit) list.firstElementChild.remove();
+    follow();
+  };
+  new ResizeObserver(follow).observe(list);
+  list.onscroll = () => onChange(atEnd = isAtEnd(), 0);
+  addEventListener('visibilitychange', list.onscroll);
+  // A timer, because requestAnimationFrame sleeps in hidden tabs.
+  return item => { if (waiting.push(item) === 1) setTimeout(flush, 16); };
+}
 
-            let unread = 0, lastName, lastSaid = '';
-            const addItem = adder(log, 1000, (atEnd, added) => {
-              unread = atEnd && !document.hidden ? 0 : unread + added;
-              newLines.hidden = !unread;
-              newLines.textContent = `${unread} new`;
-              document.title = (unread ? `(${unread}) ` : '') + room;
-            });
+let unread = 0, lastName, lastSaid = '';
+const addItem = adder(log, 1000, (atEnd, added) => {
+  unread = atEnd && !document.hidden ? 0 : unread + added;
+  newLines.hidden = !unread;
+  newLines.textContent = `${unread} new`;
+  document.title = (unread ? `(${unread}) ` : '') + room;
+});
 
-            function addLine(line) {
-              const [, name, text] = line.match(/^([^ :]+): (.*)$/s) ?? [];
-              const item = name ? create('li', name === me ? 'own' : '', create('bdi', 'name', name, ': '),
-                linked(text)) : create('li', 'notice', line);
-              item.title = new Date().toLocaleTimeString();
-              item.classList.toggle('again', Boolean(name) && name === lastName);
-              item.style.setProperty('--hue', hueOf(lastName = name ?? ''));
-              addItem(item);
-            }
+function addLine(line) {
+  const [, name, text] = line.match(/^([^ :]+): (.*)$/s) ?? [];
+  const item = name ? create('li', name === me ? 'own' : '', create('bdi', 'name', name, ': '),
+    linked(text)) : create('li', 'notice', line);
+  item.title = new Date().toLocaleTimeString();
+  item.classList.toggle('again', Boolean(name) && name === lastName);
+  item.style.setProperty('--hue', hueOf(lastName = name ?? ''));
+  addItem(item);
+}
 
-            // The golden angle keeps user-1 and user-2 apart; the style sheet sees to the contrast.
-            const hueOf = name => [...name].reduce((sum, letter) =>
-              (sum * 31 + letter.codePointAt()) % 9973, 0) * 137.5 % 360;
+// The golden angle keeps user-1 and user-2 apart; the style sheet sees to the contrast.
+const hueOf = name => [...name].reduce((sum, letter) =>
+  (sum * 31 + letter.codePointAt()) % 9973, 0) * 137.5 % 360;
 
-            // No blanks, quotes, angle brackets; parentheses in pairs; no full stop or the like at the end.
-            const LINK = RegExp('(https?://(?:[(]X*[)]|X)*(?:[(]X*[)]|(?![.,:;!?])X))'
-              .replaceAll('X', `[^ ${TAB}${LF}${CR}()<>"]`), 'i');
+// No blanks, quotes, angle brackets; parentheses in pairs; no full stop or the like at the end.
+const LINK = RegExp('(https?://(?:[(]X*[)]|X)*(?:[(]X*[)]|(?![.,:;!?])X))'
+  .replaceAll('X', `[^ ${TAB}${LF}${CR}()<>"]`), 'i');
 
-            /** The text, with links. In a <bdi>, what turns the direction of writing turns nothing else. */
-            function linked(text) {
-              const parts = text.length < 20_000 ? text.split(LINK) : [text];
-              return create('bdi', 'text', ...parts.map((part, i) => i % 2 && URL.canParse(part)
-                ? Object.assign(create('a', '', part), { href: part, rel: 'noopener noreferrer',
-                  target: new URL(part).origin === location.origin ? '' : '_blank' }) : part));
-            }
+/** The text, with links. In a <bdi>, what turns the direction of writing turns nothing else. */
+function linked(text) {
+  const parts = text.length < 20_000 ? text.split(LINK) : [text];
+  return create('bdi', 'text', ...parts.map((part, i) => i % 2 && URL.canParse(part)
+    ? Object.assign(create('a', '', part), { href: part, rel: 'noopener noreferrer',
+      target: new URL(part).origin === location.origin ? '' : '_blank' }) : part));
+}
 
-            // ---- What one does ----
+// ---- What one does ----
 
-            function say() {
-              const text = input.value.replaceAll(LINE_BREAK, LF);
-              if (!text.trim()) return;
-              if (!me || socket.readyState !== WebSocket.OPEN) {
-                hint.textContent = 'Not sent, as there is no connection. It stays here.';
-                return wake();
-              }
-              transmit(text);
-              lastSaid = input.value;
-              if (!/^[/](?![/])/.test(text)) unconfirmed.push(lastSaid);  // commands have no echo
-              clear();
-              toEnd();
-            }
+function say() {
+  const text = input.value.replaceAll(LINE_BREAK, LF);
+  if (!text.trim()) return;
+  if (!me || socket.readyState !== WebSocket.OPEN) {
+    hint.textContent = 'Not sent, as there is no connection. It stays here.';
+    return wake();
+  }
+  transmit(text);
+  lastSaid = input.value;
+  if (!/^[/](?![/])/.test(text)) unconfirmed.push(lastSaid);  // commands have no echo
+  clear();
+  toEnd();
+}
 
-            const clear = () => { input.value = hint.textContent = ''; };
-            const toEnd = () => { log.scrollTop = log.scrollHeight; input.focus(); };
+const clear = () => { input.value = hint.textContent = ''; };
+const toEnd = () => { log.scrollTop = log.scrollHeight; input.focus(); };
 
-            const KEYS = { Enter: say, Escape: clear, ArrowUp: () => { input.value ||= lastSaid; } };
-            input.onkeydown = event => {
-              if (event.isComposing || event.keyCode === 229 || !KEYS[event.key]) return;  // 229: an IME's
-              event.preventDefault();
-              KEYS[event.key]();
-            };
-            input.onpaste = event => {
-              const text = event.clipboardData.getData('text').replaceAll(CR, '').trimEnd();
-              if (!text.includes(LF)) return;
-              event.preventDefault();  // and then not setRangeText, which the user could not undo
-              document.execCommand('insertText', false, text.replaceAll(LF, LINE_BREAK));
-            };
-            [byId('send').onclick, newLines.onclick] = [say, toEnd];
+const KEYS = { Enter: say, Escape: clear, ArrowUp: () => { input.value ||= lastSaid; } };
+input.onkeydown = event => {
+  if (event.isComposing || event.keyCode === 229 || !KEYS[event.key]) return;  // 229: an IME's
+  event.preventDefault();
+  KEYS[event.key]();
+};
+input.onpaste = event => {
+  const text = event.clipboardData.getData('text').replaceAll(CR, '').trimEnd();
+  if (!text.includes(LF)) return;
+  event.preventDefault();  // and then not setRangeText, which the user could not undo
+  document.execCommand('insertText', false, text.replaceAll(LF, LINE_BREAK));
+};
+[byId('send').onclick, newLines.onclick] = [say, toEnd];
 
-            // ---- The bytes on the wire, when the server was started with --trace ----
+// ---- The bytes on the wire, when the server was started with --trace ----
 
-            const [wire, toggle, meaning] = ['wire', 'toggle', 'meaning'].map(byId);
-            const addTraced = adder(byId('frames'), 200);
-            let source;
+const [wire, toggle, meaning] = ['wire', 'toggle', 'meaning'].map(byId);
+const addTraced = adder(byId('frames'), 200);
+let source;
 
-            /** One traced item: time, connection, direction and title; then a row for each field. */
-            function traced(data) {
-              const [[time, connection, direction, title], ...fields] = data.split(LF).map(s => s.split(TAB));
-              const route = { in: connection + ' → server', out: 'server → ' + connection }[direction];
-              return create('li', '', `${time}  ${route ?? connection}  `, create('b', '', title, LF),
-                ...fields.map(([hex, name, sense]) => {
-                  const field = create('button', 'field', create('code', '', hex), name);
-                  field.onfocus = field.onmouseover = () => { meaning.textContent = name + LF + sense; };
-                  field.style.setProperty('--hue', hueOf(name.split(/[=:, ]/)[0]));
-                  return field;
-                }));
-            }
+/** One traced item: time, connection, direction and title; then a row for each field. */
+function traced(data) {
+  const [[time, connection, direction, title], ...fields] = data.split(LF).map(s => s.split(TAB));
+  const route = { in: connection + ' → server', out: 'server → ' + connection }[direction];
+  return create('li', '', `${time}  ${route ?? connection}  `, create('b', '', title, LF),
+    ...fields.map(([hex, name, sense]) => {
+      const field = create('button', 'field', create('code', '', hex), name);
+      field.onfocus = field.onmouseover = () => { meaning.textContent = name + LF + sense; };
+      field.style.setProperty('--hue', hueOf(name.split(/[=:, ]/)[0]));
+      return field;
+    }));
+}
 
-            function openWire(open) {
-              toggle.ariaExpanded = localStorage.wire = open;
-              wire.hidden = !document.body.classList.toggle('wired', open);
-              source = open ? new EventSource('/trace') : source?.close();
-              if (open) source.onmessage = ({ data }) => addTraced(traced(data));
-            }
-            toggle.onclick = () => openWire(!source);
-            toggle.hidden = '{{trace}}' !== 'true';
-            if (!toggle.hidden) openWire(localStorage.wire !== 'false');
+function openWire(open) {
+  toggle.ariaExpanded = localStorage.wire = open;
+  wire.hidden = !document.body.classList.toggle('wired', open);
+  source = open ? new EventSource('/trace') : source?.close();
+  if (open) source.onmessage = ({ data }) => addTraced(traced(data));
+}
+toggle.onclick = () => openWire(!source);
+toggle.hidden = '{{trace}}' !== 'true';
+if (!toggle.hidden) openWire(localStorage.wire !== 'false');
 
-            byId('room').textContent = document.title = room;
-            connect();
-            </script>
-            """;
+byId('room').textContent = document.title = room;
+connect();
+</script>
+""";
 }
