@@ -137,7 +137,7 @@ public final class Chat implements AutoCloseable {
         Rooms.Member member = echo ? null : rooms.enter(webSocket, Rooms.named(webSocket.path()));
         try {
             while (webSocket.receive() instanceof WebSocket.Message message) {
-                WebSocket.rule(echo || message.isText, 1003, "this chat is for text (§5.6)");
+                WebSocket.rule(echo || message.isText(), 1003, "this chat is for text (§5.6)");
                 if (echo) webSocket.send(message);
                 else rooms.hear(member, message);
             }
@@ -181,7 +181,7 @@ public final class Chat implements AutoCloseable {
     private void page(HttpExchange exchange) throws IOException {
         try (exchange) {
             String path = "" + exchange.getRequestURI().getRawPath(), room = Rooms.named(path);
-            String named = "" + exchange.getRequestHeaders().getFirst("Host");
+            String named = String.join(",", exchange.getRequestHeaders().getOrDefault("Host", List.of()));
             String host = WebSocket.Handshake.hostName(named), method = exchange.getRequestMethod();
             // The wire shows what everybody says, so it is only for who sits at this machine.
             boolean wire = options.trace && path.equals("/trace")
@@ -273,8 +273,6 @@ public final class Chat implements AutoCloseable {
         for (; !connections.isEmpty() && System.nanoTime() < 2 * end; LockSupport.parkNanos(1_000_000));
     }
 
-    // ---------------------------------------------------------------------------------------------
-
     /// One connection, from the server's side: RFC 6455, compression by RFC 7692.
     ///
     ///     WebSocket.serve(socket, webSocket -> {                                    // opened
@@ -299,11 +297,9 @@ public final class Chat implements AutoCloseable {
         static final int PONG_BACKLOG = 16 * 1024;  // unwritten bytes at which pings have to wait
         static final int DEFLATE_FROM = 1024;       // bytes of a message from which compressing pays
 
-        /// What holds for all connections of a server.
-        /// @param maxMessage bytes of a message, before and after inflating; more is 1009
-        /// @param maxQueue   bytes that may wait to be written; who lets more pile up is cut off
-        /// @param hint       a sentence for those who are refused
-        /// @param trace      hears of all that travels, or null; log: a line for each failure
+        /// What holds for all connections of a server: bytes of a message, inflated or not; bytes that
+        /// may wait to be written; ...; a sentence for whom it refuses; who hears of what travels
+        /// (or null) and of failures.
         record Settings(int maxMessage, int maxQueue, boolean deflate, SSLContext tls, String hint,
                         Consumer<Traced> trace, Consumer<String> log) {
             static final Settings DEFAULT =
@@ -315,10 +311,7 @@ public final class Chat implements AutoCloseable {
         static final class Refusal extends IOException {
             final int code;
 
-            Refusal(int code, String message) {
-                super(message);
-                this.code = code;
-            }
+            Refusal(int code, String message) { super(message); this.code = code; }
         }
 
         static void rule(boolean kept, int code, String message) throws Refusal {
@@ -331,12 +324,10 @@ public final class Chat implements AutoCloseable {
         record Handshake(String text, String method, String target, Map<String, List<String>> headers) {
             static final String TOKEN = "[!#$%&'*+.^_`|~0-9A-Za-z-]+";
             static final Pattern REQUEST = Pattern.compile(
-                    "(" + TOKEN + ") (?:https?://[^/?#\\s]+)?([/?][!-~&&[^#]]*) HTTP/1\\.[1-9]");
+                    "(" + TOKEN + ") (?:https?://[^/?#\\s]+)?(/[!-~&&[^#]]*) HTTP/1\\.[1-9]");
             static final Pattern HEADER = Pattern.compile("(" + TOKEN + "):([\t -~\\x80-\\xff]*)");
             static final Pattern HOST = Pattern.compile(
                     "(\\[[0-9A-Fa-f:.]{2,45}]|[0-9A-Za-z._-]{1,253})(?::\\d{1,5})?");
-            static final Pattern EXTENSION = Pattern.compile(            // a quoted value is a token
-                    "T(\\s*;\\s*T(\\s*=\\s*(T|\"T\"))?)*".replace("T", TOKEN));
             static final Map<Integer, String> STATUS = Map.of(400, "Bad Request", 403, "Forbidden",
                     404, "Not Found", 405, "Method Not Allowed\r\nAllow: GET", 426,
                     "Upgrade Required\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13",    // §4.4
@@ -371,8 +362,12 @@ public final class Chat implements AutoCloseable {
                 String version = one("Sec-WebSocket-Version"), key = one("Sec-WebSocket-Key");
                 rule(method.equals("GET"), 405, "a WebSocket begins with GET (§4.2.1)");
                 rule(host() != null, 400, "one valid Host is needed (§4.2.1)");
-                rule(has("Upgrade", "websocket"), 426, "this port is for WebSockets only (§4.2.1)");
-                rule(has("Connection", "upgrade"), 400, "Connection: Upgrade is missing (§4.2.1)");
+                rule(list("Upgrade").stream().anyMatch("websocket"::equalsIgnoreCase), 426,
+                        "this port is for WebSockets only (§4.2.1)");
+                rule(values("Content-Length").isEmpty() && values("Transfer-Encoding").isEmpty(), 400,
+                        "a handshake has no body (§4.2.1)");
+                rule(list("Connection").stream().anyMatch("upgrade"::equalsIgnoreCase), 400,
+                        "Connection: Upgrade is missing (§4.2.1)");
                 rule(key.matches("[A-Za-z0-9+/]{22}=="), 400, "one key of 16 bytes is needed (§4.2.1)");
                 rule(!version.isEmpty(), 400, "one Sec-WebSocket-Version is needed (§4.2.1)");
                 rule(version.equals("13"), 426, "the only version is 13 (§4.4)");
@@ -389,12 +384,8 @@ public final class Chat implements AutoCloseable {
                         .filter(element -> !element.isEmpty()).toList();
             }
 
-            boolean has(String name, String token) {
-                return list(name).stream().anyMatch(token::equalsIgnoreCase);
-            }
-
             /// The path, still percent-encoded, without the query.
-            String path() { return target.startsWith("?") ? "/" : target.split("\\?", 2)[0]; }
+            String path() { return target.split("\\?", 2)[0]; }
 
             /// The name by which the client calls this server, without the port; null for none.
             String host() { return hostName(one("Host")); }
@@ -413,9 +404,19 @@ public final class Chat implements AutoCloseable {
 
             /// §9.1: the extensions offered: each its name, then its parameters, NAME or NAME=VALUE.
             List<List<String>> extensions() throws Refusal {
-                List<String> offers = list("Sec-WebSocket-Extensions");
-                rule(offers.stream().allMatch(EXTENSION.asMatchPredicate()), 400, "no extension (§9.1)");
-                return offers.stream().map(o -> List.of(o.replaceAll("[\\s\"]", "").split(";"))).toList();
+                var offers = list("Sec-WebSocket-Extensions").stream().map(offer -> Stream.of(
+                        offer.split(";", -1)).map(Handshake::parameter).toList()).toList();
+                rule(offers.stream().allMatch(offer -> offer.get(0).matches(TOKEN) && offer.stream()
+                        .allMatch(part -> part.matches(TOKEN + "(=" + TOKEN + ")?"))), 400,
+                        "this is not a list of extensions (§9.1)");
+                return offers;
+            }
+
+            private static String parameter(String part) {
+                String[] pair = part.split("=", 2);
+                if (pair.length == 1) return part.strip();
+                String value = pair[1].strip().replaceAll("^\"(.*)\"$", "$1").replace("\\", "");
+                return pair[0].strip() + "=" + value;
             }
 
             /// §4.2.2: shows that the request was understood; it is no secret (§10.8).
@@ -535,29 +536,21 @@ public final class Chat implements AutoCloseable {
 
         // ---- Messages (§5.6) ------------------------------------------------------------------
 
-        /// What programs exchange. It is encoded and compressed once, however many it is sent to.
-        static final class Message {
-            final boolean isText;
-            final byte[] payload;        // of a text: UTF-8, in a received message for sure
-            private byte[] plain, compressed;
-
-            Message(boolean isText, byte[] payload) {
-                this.isText = isText;
-                this.payload = payload;
-            }
-
+        /// What programs exchange. It is encoded and compressed once, however many it is sent to. The
+        /// payload of a text is UTF-8, in a received one for sure.
+        record Message(boolean isText, byte[] payload, byte[][] frames) {
+            Message(boolean isText, byte[] payload) { this(isText, payload, new byte[2][]); }
             static Message text(String text) { return new Message(true, text.getBytes(UTF_8)); }
             String text() { return new String(payload, UTF_8); }
 
-            private synchronized byte[] frame(boolean deflate) {
-                int opcode = isText ? TEXT : BINARY;
-                if (plain == null) plain = Header.encode(opcode, 0, payload);
-                if (!deflate || payload.length < DEFLATE_FROM) return plain;
-                if (compressed == null) {
-                    compressed = Header.encode(opcode, Header.RSV1, Deflate.deflate(payload));
-                    if (compressed.length >= plain.length) compressed = plain;
+            private byte[] frame(boolean deflate) {
+                int opcode = isText ? TEXT : BINARY, which = deflate && payload.length >= DEFLATE_FROM ? 1 : 0;
+                synchronized (frames) {
+                    if (frames[0] == null) frames[0] = Header.encode(opcode, 0, payload);
+                    if (frames[which] == null)
+                        frames[1] = Header.encode(opcode, Header.RSV1, Deflate.deflate(payload));
+                    return frames[which].length < frames[0].length ? frames[which] : frames[0];
                 }
-                return compressed;
             }
         }
 
@@ -570,7 +563,10 @@ public final class Chat implements AutoCloseable {
             CharsetDecoder decoder = UTF_8.newDecoder();
             CoderResult result;
             do result = decoder.decode(rest, scratch.clear(), whole); while (result.isOverflow());
-            rule(!result.isError(), 1007, "text must be UTF-8 (§8.1)");
+            // what the decoder notices only at the next byte: ed a0 to ed bf can only become a surrogate
+            boolean half = rest.remaining() == 2 && rest.getShort(rest.position()) >= (short) 0xeda0;
+            rule(!result.isError() && !(half && bytes[to - 2] == (byte) 0xed), 1007, "text must be "
+                    + "UTF-8 (§8.1)");
             return rest.position();
         }
 
@@ -769,7 +765,7 @@ public final class Chat implements AutoCloseable {
                 rows.add(row(payload, 0, payload.length, "payload", deflated ? "compressed (RFC 7692 §7.2)"
                         : meaning(header.opcode, payload)));
                 if (deflated && header.fin) rows.add(inflated(message));
-                note(direction, opcode + " frame, payload " + header.length, rows);
+                note(direction, opcode + " frame, " + header.length + (header.length == 1 ? " byte" : " bytes"), rows);
             }
 
             /// Up to eight bytes; of more the first four and the last three.
@@ -827,8 +823,8 @@ public final class Chat implements AutoCloseable {
         }
 
         static String elide(String text, int most) {
-            return text.length() <= most ? text : text.substring(0, most - 8).replaceAll("[\ud800-\udbff]$", "")
-                    + " … " + text.substring(text.length() - 5).replaceAll("^[\udc00-\udfff]", "");
+            return text.codePointCount(0, text.length()) <= most ? text
+                    : text.substring(0, text.offsetByCodePoints(0, most - 1)) + "…";
         }
 
         /// For a terminal: what could break a line or steer it, like ESC, becomes a number.
@@ -922,8 +918,10 @@ public final class Chat implements AutoCloseable {
             protocol = handshake.choose(welcome.of(handshake));
             String extensions = Deflate.agree(handshake.extensions());
             deflate = settings.deflate && extensions != null;
-            answer(handshake.accept(protocol, deflate ? extensions : null));
-            upgraded = true;
+            synchronized (outbox) {                     // close() must not come in between
+                answer(handshake.accept(protocol, deflate ? extensions : null));
+                upgraded = true;
+            }
         }
 
         private void answer(String text) throws IOException {
@@ -1039,8 +1037,10 @@ public final class Chat implements AutoCloseable {
         /// @throws IllegalArgumentException if no Close may carry this code
         void close(int code, String reason) {
             if (!isLegal(code)) throw new IllegalArgumentException(code + " is no close code (§7.4)");
-            if (upgraded) end(closing(code, reason));
-            else cutOff(null);                          // §7.2.2: no frame before it is open
+            synchronized (outbox) {
+                if (!upgraded) cutOff(null);            // §7.2.2: no frame before it is open
+            }
+            end(closing(code, reason));
         }
 
         private void end(byte[] payload) {
@@ -1106,16 +1106,11 @@ public final class Chat implements AutoCloseable {
             LIVE.add(this);
             synchronized (LIVE) {
                 if (watcher == null) watcher = Thread.startVirtualThread(() -> {
-                    for (; isNeeded(); LockSupport.parkNanos(seconds(1)))
+                    for (; watcher != null; LockSupport.parkNanos(seconds(1))) {
                         for (WebSocket each : LIVE) each.look(System.nanoTime());
+                        synchronized (LIVE) { if (LIVE.isEmpty()) watcher = null; }
+                    }
                 });
-            }
-        }
-
-        private static boolean isNeeded() {
-            synchronized (LIVE) {
-                if (LIVE.isEmpty()) watcher = null;
-                return watcher != null;
             }
         }
 
@@ -1131,8 +1126,6 @@ public final class Chat implements AutoCloseable {
 
         private static long seconds(int count) { return count * 1_000_000_000L; }
     }
-
-    // ---------------------------------------------------------------------------------------------
 
     /// Who is in which room, what a line means, who hears it.
     static final class Rooms {
@@ -1214,7 +1207,7 @@ public final class Chat implements AutoCloseable {
 
         /// What somebody has typed: a line for all, or a command.
         void hear(Member member, WebSocket.Message typed) {
-            byte[] line = typed.payload;
+            byte[] line = typed.payload();
             int slashes = line.length == 0 || line[0] != '/' ? 0 : line.length == 1 || line[1] != '/' ? 1 : 2;
             if (slashes == 1) {
                 String[] words = typed.text().strip().split("\\s+", 2);
@@ -1265,8 +1258,6 @@ public final class Chat implements AutoCloseable {
                     + (more == 0 ? "" : ", and " + more + " more");
         }
     }
-
-    // ---------------------------------------------------------------------------------------------
 
     /// The command line.
     static final class Options {
@@ -1363,8 +1354,6 @@ public final class Chat implements AutoCloseable {
             }
         }
     }
-
-    // ---------------------------------------------------------------------------------------------
 
     /// What the browser gets.
     static final String PAGE = """
@@ -1625,7 +1614,7 @@ function traced(data) {
   const [[time, connection, direction, title], ...fields] = data.split(LF).map(s => s.split(TAB));
   const route = { in: connection + ' → server', out: 'server → ' + connection }[direction];
   return create('li', '', `${time}  ${route ?? connection}  `, create('b', '', title, LF),
-    ...fields.map(([hex, name, sense]) => {
+    ...fields.map(([hex, name, sense = '']) => {
       const field = create('button', 'field', create('code', '', hex), name);
       field.onfocus = field.onmouseover = () => { meaning.textContent = name + LF + sense; };
       field.style.setProperty('--hue', hueOf(name.split(/[=:, ]/)[0]));

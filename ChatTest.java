@@ -1,0 +1,4408 @@
+// The tests of Chat.java, in the order of its parts: ./run.sh test, or ./run.sh test Frames Closing
+// for some. At the end stands the load generator of ./run.sh bench.
+
+import java.io.*;
+
+import java.net.*;
+import java.net.http.*;
+import java.nio.*;
+import java.nio.channels.*;
+import java.nio.charset.*;
+import java.nio.file.*;
+import java.security.*;
+import java.security.cert.*;
+import java.time.*;
+import java.util.*;
+import java.util.concurrent.*;
+import java.util.concurrent.atomic.*;
+import java.util.function.*;
+import java.util.regex.*;
+import java.util.stream.*;
+import java.util.zip.*;
+import javax.net.ssl.*;
+import javax.tools.*;
+import org.junit.jupiter.api.*;
+import org.junit.jupiter.params.*;
+import org.junit.jupiter.params.provider.*;
+
+import static org.junit.jupiter.api.Assertions.*;
+import static org.junit.jupiter.api.Assumptions.*;
+
+class ChatTest {
+    // ---- Helpers: a server, a client of raw bytes, patience -----------------------------------
+
+    /// RFC 6455's own example (§1.3): a key, and what must be answered.
+    static final String KEY = "dGhlIHNhbXBsZSBub25jZQ==", ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+    /// The masking key of the examples in §5.7; `masked` uses it.
+    static final byte[] MASKING_KEY = bytes("37 fa 21 3d");
+    /// Seconds after which a test gives up. When all is well, nothing waits for so long.
+    static final int PATIENCE = 20;
+
+    /// A server on free ports: `try (Chat chat = chat("--max-message=1000")) { … }`
+    static Chat chat(String... options) throws Exception {
+        return new Chat(Chat.Options.parse(Stream.concat(Stream.of("--http-port=0", "--ws-port=0"),
+                Stream.of(options)).toArray(String[]::new))).start();
+    }
+
+    /// `bytes("81 05 48")`: blanks and line ends don't count.
+    static byte[] bytes(String hex) { return HexFormat.of().parseHex(hex.replaceAll("\\s", "")); }
+
+    /// `81 05 48`
+    static String hex(byte... bytes) { return HexFormat.ofDelimiter(" ").formatHex(bytes); }
+
+    static byte[] join(byte[]... parts) {
+        var all = new ByteArrayOutputStream();
+        for (byte[] part : parts) all.writeBytes(part);
+        return all.toByteArray();
+    }
+
+    static byte[] utf8(String text) { return text.getBytes(StandardCharsets.UTF_8); }
+
+    /// A client's frame, complete, its length in the shortest form: `masked(0x81, utf8("Hello"))`.
+    static byte[] masked(int first, byte... payload) {
+        var frame = ByteBuffer.allocate(payload.length + 14).put((byte) first);
+        if (payload.length < 126) frame.put((byte) (0x80 | payload.length));
+        else if (payload.length < 65536) frame.put((byte) 0xfe).putShort((short) payload.length);
+        else frame.put((byte) 0xff).putLong(payload.length);
+        frame.put(MASKING_KEY);
+        for (int i = 0; i < payload.length; i++)
+            frame.put((byte) (payload[i] ^ MASKING_KEY[i % 4]));
+        return Arrays.copyOf(frame.array(), frame.position());
+    }
+
+    /// An opening handshake. A given header takes the place of the usual one of that name;
+    /// `-Host` leaves it out: `request("/chat", "Sec-WebSocket-Version: 8", "-Host")`.
+    static String request(String path, String... headers) {
+        var lines = new ArrayList<>(List.of("Host: localhost", "Upgrade: websocket",
+                "Connection: Upgrade", "Sec-WebSocket-Key: " + KEY, "Sec-WebSocket-Version: 13"));
+        for (String header : headers)
+            lines.removeIf(usual -> usual.split(":")[0].equals(
+                    header.replaceFirst("^-", "").split(":")[0]));
+        Stream.of(headers).filter(header -> !header.startsWith("-")).forEach(lines::add);
+        return "GET " + path + " HTTP/1.1\r\n" + String.join("\r\n", lines) + "\r\n\r\n";
+    }
+
+    /// Asks again and again until the answer is as expected; fails if that takes very long.
+    /// `eventually(0, () -> rooms.size())`
+    static <T> void eventually(T expected, Callable<T> actual) throws Exception {
+        Instant deadline = Instant.now().plusSeconds(PATIENCE);
+        while (!Objects.equals(expected, actual.call()) && Instant.now().isBefore(deadline))
+            Thread.sleep(5);
+        assertEquals(expected, actual.call());
+    }
+
+    interface Script { void run(Raw raw) throws Exception; }
+
+    /// Runs a script over two new connections: with its writes as they are, and cut at every byte.
+    static void bothWays(Chat chat, String path, Script script, String... headers)
+            throws Exception {
+        for (boolean cut : List.of(false, true))
+            try (Raw raw = Raw.open(chat, path, headers)) {
+                raw.cut = cut;
+                script.run(raw);
+            }
+    }
+
+    /// /echo answers these bytes (hex) with exactly those, both ways, and stays in order.
+    static void assertEcho(Chat chat, String sent, String expected, String... headers)
+            throws Exception {
+        bothWays(chat, "/echo", raw -> {
+            raw.hex(sent);
+            assertEquals(hex(bytes(expected)), raw.readHex(bytes(expected).length));
+            raw.bye();
+        }, headers);
+    }
+
+    /// /echo fails the connection with this close code and nothing else, both ways, and no byte
+    /// after these is needed for it.
+    static void assertFails(Chat chat, int code, String sent, String... headers) throws Exception {
+        bothWays(chat, "/echo", raw -> raw.hex(sent).assertClosed(code), headers);
+    }
+
+    /// A frame from the server. `first` is its first byte: 0x81 is a whole text message.
+    record Frame(int first, byte[] payload) {
+        String text() throws CharacterCodingException {
+            return StandardCharsets.UTF_8.newDecoder().decode(ByteBuffer.wrap(payload)).toString();
+        }
+
+        @Override
+        public String toString() {
+            return "%02x … %s %s".formatted(first, hex(payload),
+                    new String(payload, StandardCharsets.UTF_8));
+        }
+
+        /// The close code, 1005 if there is none (§7.1.5).
+        int code() { return payload.length == 0 ? 1005 : ByteBuffer.wrap(payload).getChar(); }
+    }
+
+    /// A client that sends the bytes it is told to. It answers no ping and no Close by itself.
+    ///
+    ///     try (Raw ada = Raw.open(chat, "/echo")) {
+    ///         ada.hex("81 85 37 fa 21 3d 7f 9f 4d 51 58");            // or ada.text("Hello")
+    ///         assertEquals("81 05 48 65 6c 6c 6f", ada.readHex(7));   // or ada.line()
+    ///         ada.bye();
+    ///     }
+    static final class Raw implements AutoCloseable {
+        final Socket socket;
+        final InputStream in;
+        /// Whether each byte is written alone.
+        boolean cut;
+        /// The server's answer to the handshake, with the blank line.
+        String head;
+
+        /// Connects, and sends nothing yet.
+        Raw(int port) throws IOException {
+            this(new Socket(InetAddress.getLoopbackAddress(), port));
+        }
+
+        Raw(Socket socket) throws IOException {
+            this.socket = socket;
+            socket.setTcpNoDelay(true);
+            socket.setSoTimeout(PATIENCE * 1000);
+            in = new BufferedInputStream(socket.getInputStream());
+        }
+
+        /// Connects and shakes hands; further headers as with `request`.
+        static Raw open(Chat chat, String path, String... headers) throws IOException {
+            return new Raw(chat.webSocketPort()).shakeHands(path, headers);
+        }
+
+        Raw shakeHands(String path, String... headers) throws IOException {
+            head = ascii(request(path, headers)).readHead();
+            assertTrue(head.startsWith("HTTP/1.1 101 "), head);
+            assertTrue(head.contains("\r\nSec-WebSocket-Accept: " + ACCEPT + "\r\n"), head);
+            return this;
+        }
+
+        Raw write(byte... bytes) throws IOException {
+            if (cut) return cutAtEveryByte(bytes);
+            socket.getOutputStream().write(bytes);
+            return this;
+        }
+
+        /// Writes byte by byte, each in a packet of its own.
+        Raw cutAtEveryByte(byte... bytes) throws IOException {
+            for (byte one : bytes) {
+                socket.getOutputStream().write(one);
+                // so that the server sees this byte alone
+                if (bytes.length < 1000) java.util.concurrent.locks.LockSupport.parkNanos(1);
+            }
+            return this;
+        }
+
+        Raw hex(String hex) throws IOException { return write(bytes(hex)); }
+        Raw ascii(String text) throws IOException { return write(utf8(text)); }
+
+        /// A masked frame: `frame(0x89, utf8("ping"))`, `frame(0x01, …)`, `frame(0x88)`.
+        Raw frame(int first, byte... payload) throws IOException {
+            return write(masked(first, payload));
+        }
+
+        Raw text(String message) throws IOException { return frame(0x81, utf8(message)); }
+
+        byte[] read(int count) throws IOException {
+            byte[] bytes = in.readNBytes(count);
+            assertEquals(count, bytes.length, "the end came after " + ChatTest.hex(bytes));
+            return bytes;
+        }
+
+        String readHex(int count) throws IOException { return ChatTest.hex(read(count)); }
+
+        /// Whatever comes until the server ends the connection.
+        String readAll() throws IOException {
+            return new String(in.readAllBytes(), StandardCharsets.UTF_8);
+        }
+
+        /// The head of an HTTP answer, with the blank line.
+        String readHead() throws IOException {
+            var head = new StringBuilder();
+            while (head.indexOf("\r\n\r\n") < 0) head.append((char) read(1)[0]);
+            return head.toString();
+        }
+
+        /// The next frame. It has no mask (§5.1) and the shortest length form (§5.2).
+        Frame frame() throws IOException {
+            int first = read(1)[0] & 0xff, form = read(1)[0] & 0xff;
+            assertTrue(form < 0x80, "a server must not mask (§5.1)");
+            long length = form == 126 ? ByteBuffer.wrap(read(2)).getChar()
+                    : form == 127 ? ByteBuffer.wrap(read(8)).getLong() : form;
+            assertEquals(length < 126 ? length : length < 65536 ? 126 : 127, form,
+                    "the length is not in its shortest form (§5.2)");
+            return new Frame(first, read(Math.toIntExact(length)));
+        }
+
+        /// The text of the next frame, which must be a whole text message.
+        String line() throws IOException {
+            Frame frame = frame();
+            assertEquals(0x81, frame.first, () -> "not a text message: " + frame);
+            return frame.text();
+        }
+
+        /// Nothing may come before the answer to a ping that is sent now (the server answers in
+        /// order). Not in the middle of a frame.
+        void assertNothingMore() throws IOException {
+            frame(0x89, utf8("nothing more?"));
+            Frame frame = frame();
+            assertEquals(0x8a, frame.first, () -> "unexpected: " + frame);
+            assertEquals("nothing more?", frame.text());
+        }
+
+        /// The next frame must be a Close with this code (1005: none) and a UTF-8 reason, and
+        /// then the stream must end: FIN, not reset, and nothing before it.
+        /// @return the reason
+        String assertClosed(int code) throws IOException {
+            Frame frame = frame();
+            assertEquals(0x88, frame.first, () -> "not a Close: " + frame);
+            assertEquals(code, frame.code(), frame::toString);
+            assertTrue(frame.payload.length <= 125, "a control frame has at most 125 bytes (§5.5)");
+            assertEnd();
+            return code == 1005 ? "" : new Frame(0x88,
+                    Arrays.copyOfRange(frame.payload, 2, frame.payload.length)).text();
+        }
+
+        /// The server has ended its side (FIN, not reset), and nothing came before that.
+        void assertEnd() throws IOException { assertEquals("", ChatTest.hex(in.readAllBytes())); }
+
+        /// Says Close 1000, and nothing may come but its echo and the end.
+        void bye() throws IOException {
+            hex("88 82 37 fa 21 3d 34 12");
+            assertEquals("88 02 03 e8", readHex(4));
+            assertEnd();
+        }
+
+        /// Tears the connection down with RST, as when a machine crashes.
+        void reset() throws IOException {
+            socket.setSoLinger(true, 0);
+            socket.close();
+        }
+
+        /// Ends the connection without a Close frame, as a closed tab may.
+        @Override
+        public void close() throws IOException { socket.close(); }
+    }
+
+    // ---- Helpers: the project's folder, programs as processes of their own --------------------
+
+    /// The folder of Chat.java: the one in which the tests were started, or one above.
+    static final Path FOLDER = Stream.iterate(Path.of("").toAbsolutePath(), Objects::nonNull,
+            Path::getParent).filter(f -> Files.exists(f.resolve("Chat.java"))).findFirst()
+            .orElseThrow();
+    static final String JAVA = Path.of(System.getProperty("java.home"), "bin", "java").toString();
+
+    /// A running process. `try (Program program = Program.chat("--trace")) { … }`
+    static final class Program implements AutoCloseable {
+        static final Pattern LINE = Pattern.compile("Chat\\.java: open (https?://[^/]+:(\\d+)/) "
+                + "\\(WebSockets at (wss?://[^/]+:(\\d+)/)\\)");
+        /// Lines that it has written and nobody has taken.
+        final BlockingQueue<String> out = new LinkedBlockingQueue<>(),
+                err = new LinkedBlockingQueue<>();
+        final Process process;
+        private final List<Thread> readers;
+
+        Program(Path folder, String... command) throws IOException {
+            var builder = new ProcessBuilder(command).directory(folder.toFile());
+            builder.environment().keySet().removeAll(
+                    Set.of("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS"));
+            process = builder.start();
+            readers = List.of(read(process.inputReader(StandardCharsets.UTF_8), out),
+                    read(process.errorReader(StandardCharsets.UTF_8), err));
+        }
+
+        private static Thread read(BufferedReader reader, Queue<String> lines) {
+            return Thread.startVirtualThread(() -> {
+                try (reader) {
+                    reader.lines().forEach(lines::add);
+                } catch (IOException | UncheckedIOException killed) {
+                    // its output ends here
+                }
+            });
+        }
+
+        /// The classes under test; two free ports, unless the options say otherwise.
+        static Program chat(String... options) throws Exception {
+            var code = Chat.class.getProtectionDomain().getCodeSource().getLocation().toURI();
+            return new Program(FOLDER, Stream.concat(Stream.of(JAVA, "-Dstdout.encoding=UTF-8",
+                    "-Dstderr.encoding=UTF-8", "-cp", Path.of(code).toString(), "Chat"),
+                    Stream.of(options)).toArray(String[]::new));
+        }
+
+        /// The next line of `out` or `err`.
+        String next(BlockingQueue<String> lines) throws InterruptedException {
+            String line = lines.poll(PATIENCE, TimeUnit.SECONDS);
+            assertNotNull(line, () -> "no line came; out: " + out + ", err: " + err);
+            return line;
+        }
+
+        /// The line with which the chat says that it is there.
+        Matcher ready() throws InterruptedException {
+            Matcher line = LINE.matcher(next(out));
+            assertTrue(line.matches(), line::toString);
+            return line;
+        }
+
+        /// Waits for its end; then `out` and `err` have all that is left.
+        int exit() throws InterruptedException {
+            assertTrue(process.waitFor(3 * PATIENCE, TimeUnit.SECONDS), "it does not end");
+            for (Thread reader : readers) reader.join();
+            return process.exitValue();
+        }
+
+        @Override
+        public void close() {
+            process.descendants().forEach(ProcessHandle::destroyForcibly);
+            process.destroyForcibly().onExit().join();
+        }
+    }
+
+    // ---- Helpers: what the server holds -------------------------------------------------------
+
+    /// Threads of this JVM, virtual ones too, that run the server's code or serve its page.
+    static List<String> serverThreads() throws Exception {
+        Path dump = Files.createTempFile("threads", ".txt");
+        Files.delete(dump);
+        java.lang.management.ManagementFactory.getPlatformMXBean(
+                com.sun.management.HotSpotDiagnosticMXBean.class).dumpThreads(dump.toString(),
+                com.sun.management.HotSpotDiagnosticMXBean.ThreadDumpFormat.TEXT_PLAIN);
+        String[] threads = Files.readString(dump).split("\n(?=#\\d+ \")");
+        Files.delete(dump);
+        return Stream.of(threads).filter(thread -> Pattern.compile("[(]Chat[.]java:|HTTP-Dispatcher"
+                + "|-timeout-task|sun[.]net[.]httpserver").matcher(thread).find()).toList();
+    }
+
+    /// File descriptors that this process has open; 0 where there is no way to know.
+    static int openFiles() {
+        String[] files = new File("/proc/self/fd").list();
+        return files == null ? 0 : files.length;
+    }
+
+    /// Bytes that are in use after garbage has been collected.
+    static long usedMemory() {
+        System.gc();
+        return Runtime.getRuntime().totalMemory() - Runtime.getRuntime().freeMemory();
+    }
+
+    /// The server's list of rooms.
+    static Chat.Rooms rooms(Chat chat) throws Exception {
+        var rooms = Chat.class.getDeclaredField("rooms");
+        rooms.setAccessible(true);
+        return (Chat.Rooms) rooms.get(chat);
+    }
+
+    /// Whether nothing is remembered of anyone: no room, no name.
+    static boolean isEmpty(Chat.Rooms rooms) throws Exception {
+        for (var field : Chat.Rooms.class.getDeclaredFields()) {
+            field.setAccessible(true);
+            if (field.get(rooms) instanceof Map<?, ?> map && !map.isEmpty()) return false;
+        }
+        return true;
+    }
+
+    /// A chat as a process of its own, under `env`, `sh -c` or the like: `before`.
+    static Program chatUnder(List<String> before, String... options) throws Exception {
+        var code = Chat.class.getProtectionDomain().getCodeSource().getLocation().toURI();
+        return new Program(FOLDER, Stream.of(before, List.of(JAVA, "-cp", Path.of(code).toString(),
+                "Chat", "--http-port=0", "--ws-port=0"), List.of(options)).flatMap(List::stream)
+                .toArray(String[]::new));
+    }
+
+    // ---- The opening handshake (RFC 6455 §4) --------------------------------------------------
+
+    @Nested
+    @TestInstance(TestInstance.Lifecycle.PER_CLASS)
+    @DisplayName("§4 The opening handshake")
+    class Handshakes {
+        private Chat chat;
+
+        @BeforeAll void start() throws Exception { chat = chat(); }
+        @AfterAll void stop() { chat.close(); }
+
+        /// The whole answer to a request that is not accepted: plain HTTP, complete, then the end.
+        private String refused(int status, String request) throws IOException {
+            return refused(chat, status, request);
+        }
+
+        private static String refused(Chat chat, int status, String request) throws IOException {
+            try (Raw raw = new Raw(chat.webSocketPort())) {
+                raw.write(request.getBytes(StandardCharsets.ISO_8859_1));
+                String head = raw.readHead();
+                assertTrue(head.lines().findFirst().orElse("").matches(
+                        "HTTP/1\\.1 " + status + " [A-Z][A-Za-z ]+"), request + head);
+                String body = raw.readAll();
+                assertTrue(header(head, "Connection").contains("close"), head);
+                assertEquals("text/plain; charset=utf-8", header(head, "Content-Type"));
+                assertEquals(utf8(body).length, Integer.parseInt(header(head, "Content-Length")));
+                assertTrue(body.length() > 20, "no readable body: " + body);
+                assertNull(header(head, "Sec-WebSocket-Accept"));
+                return head + body;
+            }
+        }
+
+        /// The value of a header, several of one name joined to a list; null if there is none.
+        private static String header(String head, String name) {
+            return head.lines().filter(line -> line.startsWith(name + ": "))
+                    .map(line -> line.substring(name.length() + 2))
+                    .reduce((a, b) -> a + ", " + b).orElse(null);
+        }
+
+        private String accepted(String request) throws IOException {
+            try (Raw raw = new Raw(chat.webSocketPort()).ascii(request)) {
+                String head = raw.readHead();
+                assertTrue(head.startsWith("HTTP/1.1 101 "), request + head);
+                raw.bye();
+                return head;
+            }
+        }
+
+        @Test
+        @DisplayName("§1.3, §4.2.2 the RFC's sample key gets the RFC's answer, and not a byte more")
+        void theSampleKeyGetsTheSampleAnswer() throws Exception {
+            assertEquals("""
+                    HTTP/1.1 101 Switching Protocols
+                    Upgrade: websocket
+                    Connection: Upgrade
+                    Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=
+
+                    """.replace("\n", "\r\n"), accepted(request("/echo")));
+        }
+
+        @ParameterizedTest
+        @DisplayName("§1.3, §4.2.2 the accept value is made of the key's text, its blanks trimmed")
+        @CsvSource({"AQIDBAUGBwgJCgsMDQ4PEA==, C/0nmHhBztSRGR1CwL6Tf4ZjwpY=",
+            "AQIDBAUGBwgJCgsMDQ4PEC==, OfS0wDaT5NoxF2gqm7Zj2YtetzM=",      // erratum 3150
+            "/////////////////////w==, XXpj4jYzLM2yUE0C7TIgMwTQh2g=",
+            "'  \t dGhlIHNhbXBsZSBub25jZQ== \t ', s3pPLMBiTxaQ9kYGzzhZRbK+xOo="})
+        void theAcceptValueIsMadeOfTheKeysText(String key, String accept) throws Exception {
+            String head = accepted(request("/echo", "Sec-WebSocket-Key:" + key));
+            assertEquals(accept, header(head, "Sec-WebSocket-Accept"));
+        }
+
+        @ParameterizedTest
+        @DisplayName("§4.2.1 what may vary in a request, varies")
+        @ValueSource(strings = {
+            "GET /echo HTTP/1.2|Host: a|Upgrade: websocket|Connection: Upgrade",
+            "GET http://a/echo HTTP/1.1|Host: a|Upgrade: websocket|Connection: Upgrade",
+            "GET /echo?room=1&x=%23 HTTP/1.1|Host: a|Upgrade: websocket|Connection: Upgrade",
+            "GET /echo HTTP/1.1|Connection: keep-alive, Upgrade|Upgrade: websocket|Host: a:1",
+            "GET /echo HTTP/1.1|HOST:127.0.0.1|upgrade:WebSocket|connection:UPGRADE",
+            "GET /echo HTTP/1.1|Host: [::1]:80|Upgrade: h2c ,websocket|Connection:\t,b , upgrade\t",
+            "GET /echo HTTP/1.1|Host: a|Upgrade: websocket|Connection: b|Connection: Upgrade",
+            "GET /echo HTTP/1.1|X:\u00e9 \"a;|Y:|Host: a|Upgrade: websocket|Connection: Upgrade"})
+        void whatMayVaryVaries(String start) throws Exception {
+            String request = start.replaceAll("\\ba\\b", "localhost").replace("|", "\r\n");
+            accepted(request + "\r\nsec-websocket-key: " + KEY
+                    + "\r\nSEC-WEBSOCKET-VERSION: 13\r\n\r\n");
+        }
+
+        @ParameterizedTest
+        @DisplayName("§4.2.1, RFC 9112 §2–§5 what is not HTTP/1.1 in its strict grammar is 400")
+        @ValueSource(strings = {"", "GET", "GET /echo", "GET  /echo HTTP/1.1",
+            "GET /echo  HTTP/1.1", " GET /echo HTTP/1.1", "GET /echo HTTP/1.1 ",
+            "GET\t/echo HTTP/1.1", "GET /echo HTTP/1.0", "GET /echo HTTP/0.9", "GET /echo http/1.1",
+            "GET /echo HTTP/1", "GET /echo HTTP/1.1.1",
+            "GET echo HTTP/1.1", "GET ?x HTTP/1.1", "GET /ec ho HTTP/1.1", "GET /echo#x HTTP/1.1",
+            "GET /\u00e9 HTTP/1.1", "GET /\u0000 HTTP/1.1", "G(T /echo HTTP/1.1",
+            "GET ftp://localhost/echo HTTP/1.1",
+            "GET /echo HTTP/1.1\r\nX: 1\r\n 2", "GET /echo HTTP/1.1\r\nX: 1\r\n\t2", // folded
+            "GET /echo HTTP/1.1\r\n X: 1", "GET /echo HTTP/1.1\r\nX : 1",
+            "GET /echo HTTP/1.1\r\nX", "GET /echo HTTP/1.1\r\n: 1", "GET /echo HTTP/1.1\r\nX Y: 1",
+            "GET /echo HTTP/1.1\r\nX\u00e9: 1", "GET /echo HTTP/1.1\r\nX(: 1",
+            "GET /echo HTTP/1.1\nX: 1", "GET /echo HTTP/1.1\r\nX: 1\nY: 2",          // bare LF
+            "GET /echo HTTP/1.1\rX: 1", "GET /echo HTTP/1.1\r\nX: 1\rY: 2",          // bare CR
+            "GET /echo HTTP/1.1\r\nX: 1\r\r", "GET /echo HTTP/1.1\r\nX: \u0000",
+            "GET /echo HTTP/1.1\r\nX: \u0007", "GET /echo HTTP/1.1\r\nX: \u007f"})
+        void whatIsNotHttpIs400(String start) throws Exception {
+            refused(400, request("/echo").replace("GET /echo HTTP/1.1", start));
+        }
+
+        @Test
+        @DisplayName("§4.2.1 a handshake has no body: whose would the bytes be that follow it?")
+        void aHandshakeHasNoBody() throws Exception {
+            refused(400, request("/echo", "Content-Length: 5") + "Hello");
+            refused(400, request("/echo", "Transfer-Encoding: chunked") + "0\r\n\r\n");
+        }
+
+        @Test
+        @DisplayName("§4.2.1 the method is GET: any other is 405 and told so")
+        void theMethodIsGet() throws Exception {
+            for (String method : List.of("POST", "HEAD", "PUT", "OPTIONS", "get"))
+                assertEquals("GET", header(refused(405, request("/echo").replace("GET", method)),
+                        "Allow"));
+        }
+
+        @ParameterizedTest
+        @DisplayName("§4.2.1 (2), RFC 9112 §3.2 exactly one valid Host")
+        @ValueSource(strings = {"-Host", "Host:", "Host: local host", "Host: localhost,localhost",
+            "Host: localhost\r\nHost: localhost", "Host: me@localhost", "Host: localhost:x",
+            "Host: localhost/", "Host: localhost:123456", "Host: [::1", "Host: \u00e9"})
+        void exactlyOneValidHost(String host) throws Exception { refused(400, request("/", host)); }
+
+        @Test
+        @DisplayName("§4.2.1 (3) who came without Upgrade: websocket is told where the page is")
+        void withoutUpgradeTheAnswerHelps() throws Exception {
+            for (String upgrade : List.of("-Upgrade", "Upgrade:", "Upgrade: h2c",
+                    "Upgrade: web socket", "Upgrade: websockets", "Upgrade: \"websocket\"")) {
+                String answer = refused(426, request("/chat", upgrade));
+                assertEquals("websocket", header(answer, "Upgrade"));
+                assertTrue(answer.contains("http://localhost:" + chat.httpPort() + "/"), answer);
+            }
+        }
+
+        @Test
+        @DisplayName("§4.2.1 (4) Connection holds the token Upgrade")
+        void connectionHoldsTheTokenUpgrade() throws Exception {
+            for (String connection : List.of("-Connection", "Connection:",
+                    "Connection: keep-alive", "Connection: Upgrades",
+                    "Connection: keep-alive Upgrade", "Connection: x-Upgrade"))
+                refused(400, request("/echo", connection));
+        }
+
+        @ParameterizedTest
+        @DisplayName("§4.2.1 (5), §11.3.1 exactly one key of 16 bytes")
+        @ValueSource(strings = {"", "x",
+            "dGhlIHNhbXBsZSBub25jZQ", "dGhlIHNhbXBsZSBub25jZQ=",        // no padding, half of it
+            "dGhlIHNhbXBsZSBub25j", "dGhlIHNhbXBsZSBub25jZTE=",         // 15 and 17 bytes
+            "dGhlIHNhbXBsZSBub25jZTEy", "dGhlIHNhbXBsZSBub25jZ=Q=",     // 18 bytes, nonsense
+            "dGhlIHNhbXBs SBub25jZQ==", "-_hlIHNhbXBsZSBub25jZQ==",     // a blank; URLs' alphabet
+            "dGhlIHNhbXBsZSBub25jZQ==, dGhlIHNhbXBsZSBub25jZQ==",
+            "dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="})
+        void exactlyOneKeyOf16Bytes(String key) throws Exception {
+            refused(400, request("/echo", "Sec-WebSocket-Key: " + key));
+            refused(400, request("/echo", "-Sec-WebSocket-Key"));
+        }
+
+        @ParameterizedTest
+        @DisplayName("§4.2.1 (6), §4.4 another version than 13 is told which one is spoken")
+        @ValueSource(strings = {"0", "7", "8", "12", "14", "130", "255"})
+        void anotherVersionIsTold(String version) throws Exception {
+            String answer = refused(426, request("/echo", "Sec-WebSocket-Version: " + version));
+            assertEquals("13", header(answer, "Sec-WebSocket-Version"));
+            assertEquals("websocket", header(answer, "Upgrade"));
+            assertTrue(header(answer, "Connection").contains("Upgrade"), answer);
+        }
+
+        @Test
+        @DisplayName("§4.2.1 (6), §11.3.5 the version header stands there once")
+        void theVersionStandsThereOnce() throws Exception {
+            String header = "Sec-WebSocket-Version: ";
+            refused(400, request("/echo", "-Sec-WebSocket-Version"));
+            refused(400, request("/echo", header + "13", header + "13"));
+            refused(400, request("/echo", header + "13", header + "8"));
+        }
+
+        @ParameterizedTest
+        @DisplayName("§4.2.2 an unknown resource is 404")
+        @ValueSource(strings = {"/ech", "/echo/", "/echo/x", "/Echo", "/chat/", "/chat/a/b",
+            "/chat/a%2Fb", "/chat/..", "/chat/%2e%2e", "//", "//chat", "/trace", "/index.html",
+            "/chat/a%20b", "/chat/%ff", "/chat/%", "/chat/%4", "/chat/%zz"})
+        void anUnknownResourceIs404(String path) throws Exception {
+            refused(404, request(path));
+        }
+
+        @ParameterizedTest
+        @DisplayName("§4.2.2, §10.2 a page of another origin is kept out before the 101")
+        @ValueSource(strings = {"http://evil.example", "null", "", "http://localhost",
+            "https://localhost:%d", "http://localhost:1", "http://localhost.evil:%d",
+            "http://evil.localhost:%d", "http://localhost:%d.evil", "http://localhost:%d/",
+            "http://localhost:%d@evil", "localhost:%d", "http://127.0.0.1:%d",
+            "http://localhost:%1$d http://localhost:%1$d",
+            "http://localhost:%1$d\r\nOrigin: http://localhost:%1$d",
+            "http://localhost:%d\r\nOrigin: http://evil.example", "http://\u00e9:%d", "%%00"})
+        void aPageOfAnotherOriginIsKeptOut(String origin) throws Exception {
+            String answer = refused(403, request("/chat", "Origin: "
+                    + origin.formatted(chat.httpPort())));
+            assertTrue(answer.contains("--origin"), answer);
+        }
+
+        @Test
+        @DisplayName("§4.2.1 (7), §10.2 the own page and clients without a page are let in")
+        void theOwnPageIsLetIn() throws Exception {
+            accepted(request("/chat", "Origin: http://localhost:" + chat.httpPort()));
+            accepted(request("/chat", "Host: 127.0.0.1:" + chat.webSocketPort(),
+                    "Origin: http://127.0.0.1:" + chat.httpPort()));
+            accepted(request("/chat"));
+            try (Chat open = chat("--origin=https://a.example",
+                    "--origin=https://b.example:8443")) {
+                for (String origin : List.of("https://a.example", "https://b.example:8443"))
+                    Raw.open(open, "/chat", "Origin: " + origin).close();
+                refused(open, 403, request("/chat", "Origin: https://b.example"));
+                refused(open, 403, request("/chat", "Origin: http://a.example"));
+            }
+            try (Chat open = chat("--origin=*")) {
+                for (String origin : List.of("https://a.example", "null"))
+                    Raw.open(open, "/chat", "Origin: " + origin).close();
+            }
+        }
+
+        @Test
+        @DisplayName("§10.2 a foreign name for this machine is not answered to (DNS rebinding)")
+        void aForeignNameIsNotAnsweredTo() throws Exception {
+            for (String host : List.of("evil.example", "localhost.evil", "127.0.0.1.evil"))
+                refused(403, request("/chat", "Host: " + host,
+                        "Origin: http://" + host + ":" + chat.httpPort()));
+        }
+
+        @ParameterizedTest
+        @DisplayName("§1.9, §4.2.2, §11.3.4 the first known subprotocol is selected, else none")
+        @CsvSource(delimiter = '|', value = {"/chat | presence | presence",
+            "/ | presence | presence", "/chat/x | foo, presence,bar | presence",
+            "/chat | foo,, presence , | presence",
+            "/chat | foo~Sec-WebSocket-Protocol: presence | presence", "/chat | foo, bar |",
+            "/chat | Presence |", "/chat | presence2 |", "/echo | presence |", "/chat | '' |"})
+        void theFirstKnownSubprotocolIsSelected(String path, String offer, String selected)
+                throws Exception {
+            try (Raw raw = Raw.open(chat, path, "Sec-WebSocket-Protocol: "
+                    + offer.replace("~", "\r\n"))) {
+                assertEquals(selected, header(raw.head, "Sec-WebSocket-Protocol"));
+            }
+        }
+
+        @ParameterizedTest
+        @DisplayName("§4.1, §11.3.4 a subprotocol is a token; another is refused and never echoed")
+        @ValueSource(strings = {"pres ence", "presence; x", "\"presence\"", "pr\u00e9sence",
+            "presence/1", "presence, (evil)", "presence\r\nSec-WebSocket-Protocol: e\u00e9vil"})
+        void aSubprotocolIsAToken(String offer) throws Exception {
+            String answer = refused(400, request("/chat", "Sec-WebSocket-Protocol: " + offer));
+            assertNull(header(answer, "Sec-WebSocket-Protocol"));
+        }
+
+        @ParameterizedTest
+        @DisplayName("§9.1 extensions that are not a list of names and parameters are 400")
+        @ValueSource(strings = {"permessage-deflate; =5", "permessage-deflate; x=", "; x",
+            "=", "a b",
+            "permessage-deflate; x y", "permessage-deflate; x=\"a b\"", "permessage-deflate; x=\"",
+            "a=1",
+            "permessage-deflate; x=\"\"", "permessage-deflate; x==1", "permessage-deflate;", "a;;b",
+            "permessage-deflate; x=1=2", "permessage-d\u00e9flate", "(a)", "a, b;, c",
+            "a\r\nSec-WebSocket-Extensions: ;b"})
+        void extensionsThatAreNoListAre400(String offer) throws Exception {
+            refused(400, request("/echo", "Sec-WebSocket-Extensions: " + offer));
+        }
+
+        @ParameterizedTest
+        @DisplayName("§9.1, §4.2.2 extensions that are only unknown are passed over")
+        @ValueSource(strings = {"foo", "foo; bar", "foo; bar=1; baz=\"2\"",
+            "constructor, __proto__; x", "x-webkit-deflate-frame", "foo,bar ,\tbaz;a = 1",
+            "foo, ,bar", "foo\r\nSec-WebSocket-Extensions: bar", "", "foo; bar; bar"})
+        void extensionsThatAreUnknownArePassedOver(String offer) throws Exception {
+            String head = accepted(request("/echo", "Sec-WebSocket-Extensions: " + offer));
+            assertNull(header(head, "Sec-WebSocket-Extensions"));
+        }
+
+        @Test
+        @DisplayName("§9.1 a quoted value counts without its quotes and backslashes")
+        void aQuotedValueCountsWithoutItsQuotes() throws Exception {
+            String bits = "Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=";
+            for (String value : List.of("15", "\"15\"", "\"1\\5\""))
+                assertTrue(accepted(request("/echo", bits + value)).contains("window_bits=15\r\n"));
+            refused(400, request("/echo", bits + "\"1 5\""));
+        }
+
+        @Test
+        @DisplayName("§11.3.2 several Sec-WebSocket-Extensions lines are one list")
+        void severalExtensionsLinesAreOneList() throws Exception {
+            String head = accepted(request("/echo", "Sec-WebSocket-Extensions: foo",
+                    "Sec-WebSocket-Extensions: permessage-deflate; bar",
+                    "sec-websocket-extensions: permessage-deflate"));
+            assertEquals("permessage-deflate; server_no_context_takeover; "
+                    + "client_no_context_takeover", header(head, "Sec-WebSocket-Extensions"));
+        }
+
+        @Test
+        @DisplayName("§4.1, §4.2.2 bytes that come with the handshake are the first frame's")
+        void bytesThatComeWithTheHandshakeAreTheFirstFrames() throws Exception {
+            byte[] all = join(utf8(request("/echo")), bytes("81 85 37 fa 21 3d 7f 9f 4d 51 58 89"));
+            for (boolean cut : List.of(false, true))
+                try (Raw raw = new Raw(chat.webSocketPort())) {
+                    raw.cut = cut;
+                    raw.write(all);
+                    assertTrue(raw.readHead().startsWith("HTTP/1.1 101 "));
+                    assertEquals("Hello", raw.line());
+                    raw.hex("80 37 fa 21 3d");
+                    assertEquals("8a 00", raw.readHex(2));
+                    raw.bye();
+                }
+        }
+
+        @Test
+        @DisplayName("§4.2.2 with the 101 the connection is open: the server may speak first")
+        void theServerMaySpeakFirst() throws Exception {
+            try (Raw raw = Raw.open(chat, "/chat/first", "Sec-WebSocket-Protocol: presence")) {
+                assertTrue(raw.line().matches(" \\.\\.\\.\\. user-\\d{1,5} has joined\\."));
+                raw.bye();
+            }
+        }
+
+        @Test
+        @DisplayName("§4.2.2, §5.1, §10.6 over TLS all is the same; without it nothing is answered")
+        void overTlsAllIsTheSame() throws Exception {
+            Path file = Files.createTempDirectory("chat").resolve("keys");
+            char[] password = "changeit".toCharArray();
+            assertEquals(0, new ProcessBuilder(System.getProperty("java.home") + "/bin/keytool",
+                    "-genkeypair", "-alias", "a", "-keyalg", "EC", "-dname", "CN=localhost",
+                    "-storetype", "PKCS12", "-storepass", "changeit", "-keystore", "" + file)
+                    .redirectErrorStream(true).start().waitFor());
+            var keys = java.security.KeyStore.getInstance(file.toFile(), password);
+            var own = javax.net.ssl.KeyManagerFactory.getInstance("PKIX");
+            own.init(keys, password);
+            var trusted = java.security.KeyStore.getInstance("PKCS12");
+            trusted.load(null, null);
+            trusted.setCertificateEntry("a", keys.getCertificate("a"));
+            var trust = javax.net.ssl.TrustManagerFactory.getInstance("PKIX");
+            trust.init(trusted);
+            var tls = javax.net.ssl.SSLContext.getInstance("TLS");
+            tls.init(own.getKeyManagers(), trust.getTrustManagers(), null);
+            var settings = new Chat.WebSocket.Settings(1 << 20, 1 << 20, true, tls, "", null,
+                    line -> { });
+            try (var listener = new ServerSocket(0, 50, InetAddress.getLoopbackAddress())) {
+                for (boolean secure : List.of(true, false)) {
+                    int port = listener.getLocalPort();
+                    var client = secure ? tls.getSocketFactory().createSocket("localhost", port)
+                            : new Socket("localhost", port);
+                    Socket socket = listener.accept();
+                    Thread.startVirtualThread(() -> new Chat.WebSocket(socket, settings).serve(
+                            handshake -> List.of(), webSocket -> {
+                        while (webSocket.receive() instanceof Chat.WebSocket.Message message)
+                            webSocket.send(message);
+                    }));
+                    try (Raw raw = new Raw(client)) {
+                        if (secure) {
+                            raw.shakeHands("/").text("Hello");
+                            assertEquals("81 05 48 65 6c 6c 6f", raw.readHex(7));
+                            raw.hex("81 05").assertClosed(1002);
+                        } else assertFalse(raw.ascii(request("/")).readAll().contains("HTTP"));
+                    }
+                }
+            }
+        }
+
+        @Test
+        @DisplayName("§7.2.2 a handshake that failed ends in HTTP: what follows is no frame")
+        void aFailedHandshakeEndsInHttp() throws Exception {
+            refused(404, request("/nowhere") + "\u0081\u0085\u0037\u00fa\u0021\u003d\u007f\u009f"
+                    + "MQX" + request("/echo"));
+        }
+
+        @Test
+        @DisplayName("RFC 6585 §5 a head of over 8 KiB or 100 headers is 431, however it grows")
+        void aHeadTooLargeIs431() throws Exception {
+            String[] many = IntStream.range(5, 100).mapToObj(i -> "X-" + i + ": " + i)
+                    .toArray(String[]::new);
+            accepted(request("/echo", many));
+            refused(431, request("/echo", Stream.concat(Stream.of("Y: 1"), Stream.of(many))
+                    .toArray(String[]::new)));
+            accepted(request("/echo", "X: " + "x".repeat(7900)));
+            refused(431, request("/echo", "X: " + "x".repeat(8192)));
+            refused(431, request("/" + "x".repeat(8192)));
+            refused(431, "x".repeat(9000));                       // no line end will ever come
+            refused(431, "GET / HTTP/1.1\r\n" + "X: 1\r\n".repeat(5000));
+            accepted(request("/echo", "Sec-WebSocket-Extensions: " + "a,".repeat(3500) + "b"));
+            accepted(request("/echo", "Sec-WebSocket-Protocol: " + "a,".repeat(3500) + "b"));
+            refused(400, request("/echo", "Sec-WebSocket-Extensions: " + "a;".repeat(3500) + "="));
+        }
+
+        @Test
+        @DisplayName("§10.1 nothing a client wrote gets into a header of the answer")
+        void nothingAClientWroteGetsIntoAHeader() throws Exception {
+            for (String evil : List.of("/evil%0d%0aX:%20evil", "/evil?\u00e9vil", "/evil"))
+                for (String name : List.of("Origin", "Host", "Upgrade", "Connection", "X-Evil",
+                        "Sec-WebSocket-Protocol", "Sec-WebSocket-Extensions",
+                        "Sec-WebSocket-Version"))
+                    try (Raw raw = new Raw(chat.webSocketPort())) {
+                        raw.write(request(evil, name + ": evil%0d%0aX: \u00e9vil\u0085X: evil")
+                                .getBytes(StandardCharsets.ISO_8859_1));
+                        String head = raw.readHead();
+                        assertTrue(head.startsWith("HTTP/1.1 4"), head);
+                        assertFalse(head.contains("vil"), head);
+                        assertTrue(head.chars().allMatch(c -> c < 127), head);
+                    }
+        }
+    }
+
+    // ---- Frames (RFC 6455 §5) -----------------------------------------------------------------
+
+    @Nested
+    @TestInstance(TestInstance.Lifecycle.PER_CLASS)
+    @DisplayName("§5 Frames")
+    class Frames {
+        private Chat chat;
+
+        @BeforeAll void start() throws Exception { chat = chat(); }
+        @AfterAll void stop() { chat.close(); }
+
+        private void echoes(String sent, String expected) throws Exception {
+            assertEcho(chat, sent, expected);
+        }
+
+        private void fails(int code, String sent) throws Exception {
+            assertFails(chat, code, sent);
+        }
+
+        @Test
+        @DisplayName("§5.7 the RFC's masked Hello comes back as its unmasked one")
+        void theRfcsMaskedHelloComesBackUnmasked() throws Exception {
+            echoes("81 85 37 fa 21 3d 7f 9f 4d 51 58", "81 05 48 65 6c 6c 6f");
+        }
+
+        @Test
+        @DisplayName("§5.7 the RFC's fragmented Hello is one message")
+        void theRfcsFragmentedHelloIsOneMessage() throws Exception {
+            echoes("01 83 37 fa 21 3d 7f 9f 4d 80 82 37 fa 21 3d 5b 95", "81 05 48 65 6c 6c 6f");
+        }
+
+        @ParameterizedTest
+        @DisplayName("§5.2, §5.7 every length comes back in its shortest form, as text and binary")
+        @CsvSource({"0, 00", "1, 01", "125, 7d", "126, 7e 00 7e", "127, 7e 00 7f", "256, 7e 01 00",
+            "65535, 7e ff ff", "65536, 7f 00 00 00 00 00 01 00 00",
+            "65537, 7f 00 00 00 00 00 01 00 01"})
+        void everyLengthComesBackInItsShortestForm(int size, String form) throws Exception {
+            byte[] payload = new byte[size];
+            for (int i = 0; i < size; i++) payload[i] = (byte) ('a' + i % 23);
+            for (String first : List.of("81", "82"))
+                bothWays(chat, "/echo", raw -> {
+                    raw.frame(Integer.parseInt(first, 16), payload);
+                    assertEquals(first + " " + form, raw.readHex(1 + bytes(form).length));
+                    assertArrayEquals(payload, raw.read(size));
+                    raw.bye();
+                });
+        }
+
+        @Test
+        @DisplayName("§5.1 a frame without a mask fails the connection, and is not delivered first")
+        void aFrameWithoutAMaskFails() throws Exception {
+            fails(1002, "81 05 48 65 6c 6c 6f");
+            for (String start : List.of("81 05", "82 00", "81 7e", "82 7f", "01 01", "89 00",
+                    "88 02", "8a 00"))
+                fails(1002, start);
+            fails(1002, "01 81 37 fa 21 3d 7f 80 00");
+            try (Raw ada = Raw.open(chat, "/chat/masks"); Raw eve = Raw.open(chat, "/chat/masks")) {
+                eve.hex("81 05 48 65 6c 6c 6f").assertClosed(1002);
+                assertTrue(ada.line().endsWith(" has left."));
+                ada.assertNothingMore();
+            }
+        }
+
+        @ParameterizedTest
+        @DisplayName("§5.2 a reserved bit about which nothing was agreed fails the connection")
+        @ValueSource(strings = {"91 80", "a1 80", "c1 80", "b1 80", "f1 80", "92 80", "a2 80",
+            "c2 80", "41 80", "98 80", "a8 80", "c8 80", "99 80", "a9 80", "c9 80", "9a 80",
+            "aa 80", "ca 80"})
+        void aReservedBitFails(String start) throws Exception {
+            fails(1002, start);
+            fails(1002, "01 80 37 fa 21 3d" + start);
+        }
+
+        @Test
+        @DisplayName("§5.2 a reserved bit on a continuation fails the connection")
+        void aReservedBitOnAContinuationFails() throws Exception {
+            for (String start : List.of("90 80", "a0 80", "c0 80", "40 80", "f0 80"))
+                fails(1002, "01 80 37 fa 21 3d" + start);
+        }
+
+        @ParameterizedTest
+        @DisplayName("§5.2 an opcode without a meaning fails the connection, whatever follows")
+        @ValueSource(ints = {3, 4, 5, 6, 7, 0xb, 0xc, 0xd, 0xe, 0xf})
+        void anUnknownOpcodeFails(int opcode) throws Exception {
+            fails(1002, "8%x 80".formatted(opcode));
+            fails(1002, "0%x 85 37 fa 21 3d 7f".formatted(opcode));
+            fails(1002, "8%x ff 7f ff ff ff ff ff ff ff".formatted(opcode));
+            fails(1002, "01 80 37 fa 21 3d 8%x 80".formatted(opcode));
+        }
+
+        @Test
+        @DisplayName("§5.2 the highest bit of a 64-bit length is 0")
+        void theHighestBitOfALengthIs0() throws Exception {
+            for (String length : List.of("80 00 00 00 00 00 00 00", "80 00 00 00 00 01 00 00",
+                    "ff ff ff ff ff ff ff ff"))
+                fails(1002, "82 ff " + length);
+        }
+
+        @Test
+        @DisplayName("§5.2 a length that is not in its shortest form fails the connection")
+        void aLengthNotInItsShortestFormFails() throws Exception {
+            for (String lengths : List.of("fe 00 00", "fe 00 05", "fe 00 7d",
+                    "ff 00 00 00 00 00 00 00 00", "ff 00 00 00 00 00 00 00 05",
+                    "ff 00 00 00 00 00 00 00 7e", "ff 00 00 00 00 00 00 ff ff"))
+                for (String first : List.of("81", "02")) fails(1002, first + lengths);
+            fails(1002, "01 80 37 fa 21 3d 80 fe 00 05");
+        }
+
+        @ParameterizedTest
+        @DisplayName("§10.4 a length beyond the limit is 1009, seen from the header alone")
+        @ValueSource(strings = {"00 00 00 00 00 10 00 01", "00 00 00 00 7f ff ff ff",
+            "00 00 00 00 80 00 00 00", "00 00 00 00 ff ff ff ff", "00 00 00 01 00 00 00 00",
+            "00 00 00 01 00 00 00 05", "10 00 00 00 00 00 00 00", "7f ff ff ff ff ff ff f0",
+            "7f ff ff ff ff ff ff ff"})
+        void aLengthBeyondTheLimitIs1009(String length) throws Exception {
+            String mask = "37 fa 21 3d";
+            for (String first : List.of("81", "82", "01", "02"))
+                fails(1009, first + "ff" + length + mask);
+            fails(1009, "02 81" + mask + "00" + "80 ff" + length + mask);     // no sum may overflow
+            fails(1009, "02 81" + mask + "00" + "00 ff" + length + mask);
+        }
+
+        @Test
+        @DisplayName("§10.4 the limit is the message's, in one frame or many")
+        void theLimitIsTheMessages() throws Exception {
+            String five = "85 37 fa 21 3d 7f 9f 4d 51 58", none = "80 37 fa 21 3d";
+            String hello = "48 65 6c 6c 6f";
+            try (Chat small = chat("--max-message=10")) {
+                assertEcho(small, "82 8a 00 00 00 00" + hello + hello, "82 0a" + hello + hello);
+                assertFails(small, 1009, "82 8b 37 fa 21 3d");
+                assertFails(small, 1009, "82 fe 00 7e 37 fa 21 3d");
+                assertEcho(small, "01" + five + "80" + five + "81" + five,
+                        "81 0a" + hello + hello + "81 05" + hello);
+                assertFails(small, 1009, "01" + five + "00" + five + "80 81 37 fa 21 3d");
+                assertEcho(small, "01" + five + "00" + five + "00" + none + "80" + none,
+                        "81 0a" + hello + hello);
+                // Control frames have a limit of their own and are not charged to the message.
+                String payload = "70".repeat(125);
+                String ping = "89 fd 00 00 00 00" + payload, pong = "8a 7d" + payload;
+                assertEcho(small, ping + "01" + five + "00" + five + ping + "80" + none,
+                        pong + pong + "81 0a" + hello + hello);
+            }
+        }
+
+        @Test
+        @DisplayName("§5.3 any key unmasks, at any length, and starts anew with each frame")
+        void anyKeyUnmasksAtAnyLength() throws Exception {
+            var random = new Random(53);
+            List<byte[]> keys = new ArrayList<>(List.of(bytes("00 00 00 00"), bytes("ff ff ff ff"),
+                    bytes("01 02 03 04"), bytes("80 00 00 00"), bytes("00 00 00 80")));
+            for (int i = 0; i < 5; i++) keys.add(bytes("%08x".formatted(random.nextInt())));
+            for (boolean cut : List.of(false, true))
+                try (Raw raw = Raw.open(chat, "/echo")) {
+                    raw.cut = cut;
+                    for (byte[] key : keys)
+                        for (int size = 0; size < 34; size++) {
+                            byte[] payload = new byte[size], sent = new byte[size];
+                            random.nextBytes(payload);
+                            for (int i = 0; i < size; i++)
+                                sent[i] = (byte) (payload[i] ^ key[i % 4]);
+                            int half = size / 2;        // the same, whole and in two frames
+                            raw.write(join(bytes("82 %02x".formatted(0x80 | size)), key, sent,
+                                    masked(0x02, Arrays.copyOf(payload, half)),
+                                    masked(0x80, Arrays.copyOfRange(payload, half, size))));
+                            assertEquals(hex(payload), hex(raw.frame().payload()));
+                            assertEquals(hex(payload), hex(raw.frame().payload()));
+                        }
+                    raw.bye();
+                }
+        }
+
+        @Test
+        @DisplayName("§5.4 a message is the same however it is cut into fragments, empty ones too")
+        void aMessageIsTheSameHoweverItIsCut() throws Exception {
+            byte[] hello = utf8("Hello");
+            for (int opcode : new int[] {1, 2})
+                for (int a = 0; a <= 5; a++)
+                    for (int b = a; b <= 5; b++)
+                        for (int c = b; c <= 5; c++) {
+                            String fragments = hex(join(
+                                    masked(opcode, Arrays.copyOf(hello, a)),
+                                    masked(0x00, Arrays.copyOfRange(hello, a, b)),
+                                    masked(0x00, Arrays.copyOfRange(hello, b, c)),
+                                    masked(0x80, Arrays.copyOfRange(hello, c, 5))));
+                            echoes(fragments, "8%d 05 48 65 6c 6c 6f".formatted(opcode));
+                        }
+            echoes("01 80 37 fa 21 3d 80 80 37 fa 21 3d", "81 00");
+            echoes("02 80 37 fa 21 3d 00 80 37 fa 21 3d 80 80 37 fa 21 3d", "82 00");
+        }
+
+        @Test
+        @DisplayName("§5.4 a control frame between fragments is answered before the rest has come")
+        void aControlFrameBetweenFragmentsIsAnswered() throws Exception {
+            bothWays(chat, "/echo", raw -> {
+                raw.hex("01 83 37 fa 21 3d 7f 9f 4d" + "89 85 37 fa 21 3d 7f 9f 4d 51 58");
+                assertEquals("8a 05 48 65 6c 6c 6f", raw.readHex(7));
+                raw.hex("00 80 37 fa 21 3d" + "8a 80 37 fa 21 3d" + "89 80 37 fa 21 3d");
+                assertEquals("8a 00", raw.readHex(2));
+                raw.hex("80 82 37 fa 21 3d 5b 95");
+                assertEquals("81 05 48 65 6c 6c 6f", raw.readHex(7));
+                raw.bye();
+            });
+            fails(1000, "01 83 37 fa 21 3d 7f 9f 4d" + "88 82 37 fa 21 3d 34 12");
+        }
+
+        @Test
+        @DisplayName("§5.4 a message may not begin inside another one")
+        void aMessageMayNotBeginInsideAnother() throws Exception {
+            for (String first : List.of("01", "02"))
+                for (String second : List.of("81", "82", "01", "02"))
+                    fails(1002, first + "81 37 fa 21 3d 7f" + second + "80 37 fa 21 3d");
+        }
+
+        @Test
+        @DisplayName("§5.4 there must be something to continue")
+        void thereMustBeSomethingToContinue() throws Exception {
+            for (String stray : List.of("80 80 37 fa 21 3d", "00 80 37 fa 21 3d",
+                    "80 85 37 fa 21 3d", "89 80 37 fa 21 3d 80 80 37 fa 21 3d"))
+                bothWays(chat, "/echo", raw -> {
+                    raw.hex(stray);
+                    if (stray.startsWith("89")) assertEquals("8a 00", raw.readHex(2));
+                    raw.assertClosed(1002);
+                });
+            bothWays(chat, "/echo", raw -> {                  // a message that was whole is over
+                raw.hex("81 81 37 fa 21 3d 7f" + "80 80 37 fa 21 3d");
+                assertEquals("81 01 48", raw.readHex(3));
+                raw.assertClosed(1002);
+            });
+            bothWays(chat, "/echo", raw -> {                  // so is one that was in fragments
+                raw.hex("01 81 37 fa 21 3d 7f" + "80 80 37 fa 21 3d" + "00 80 37 fa 21 3d");
+                assertEquals("81 01 48", raw.readHex(3));
+                raw.assertClosed(1002);
+            });
+        }
+
+        @Test
+        @DisplayName("§5.4 65,536 fragments in one message pass")
+        void manyFragmentsPass() throws Exception {
+            try (Raw raw = Raw.open(chat, "/echo")) {
+                byte[] one = masked(0x00, (byte) 'x'), all = new byte[65536 * one.length];
+                for (int i = 0; i < all.length; i++) all[i] = one[i % one.length];
+                all[0] = 0x01;
+                raw.write(all).frame(0x80);
+                assertEquals("x".repeat(65536), raw.line());
+                byte[] none = masked(0x00);
+                all = new byte[65536 * none.length];
+                for (int i = 0; i < all.length; i++) all[i] = none[i % none.length];
+                raw.frame(0x01).write(all).frame(0x80, (byte) 'x');
+                assertEquals("x", raw.line());
+                raw.bye();
+            }
+        }
+
+        @Test
+        @DisplayName("§10.4 an endless message is cut off: of empty fragments 1008, of others 1009")
+        void anEndlessMessageIsCutOff() throws Exception {
+            for (int size : new int[] {0, 1})
+                try (Chat small = chat("--max-message=100000");
+                        Raw raw = Raw.open(small, "/echo")) {
+                    byte[] one = masked(0x00, new byte[size]), many = new byte[1000 * one.length];
+                    for (int i = 0; i < many.length; i++) many[i] = one[i % one.length];
+                    raw.frame(0x02);
+                    for (int sent = 0; sent < 1000 && raw.in.available() == 0; sent++)
+                        raw.write(many);
+                    raw.assertClosed(size == 0 ? 1008 : 1009);
+                }
+        }
+
+        @ParameterizedTest
+        @DisplayName("§5.5 a control frame is whole and has at most 125 bytes: two bytes decide")
+        @ValueSource(strings = {"88 fe", "88 ff", "89 fe", "89 ff", "8a fe", "8a ff", "08 80",
+            "09 80", "0a 80", "08 82", "09 fd", "0a fe", "89 fe 00 7e 37 fa 21 3d",
+            "89 ff 7f ff ff ff ff ff ff ff"})
+        void aControlFrameIsShortAndWhole(String start) throws Exception {
+            fails(1002, start);
+            fails(1002, "01 83 37 fa 21 3d 7f 9f 4d" + start);
+        }
+
+        @Test
+        @DisplayName("§6.2 frames that come together are served one after the other")
+        void framesThatComeTogetherAreServedInOrder() throws Exception {
+            var sent = new StringBuilder();
+            var expected = new StringBuilder();
+            for (int i = 0; i < 100; i++) {
+                sent.append(hex(masked(0x81, utf8("#" + i)))).append("89 80 00 00 00 00")
+                        .append("02 80 00 00 00 00 80 81 00 00 00 00 ff");
+                expected.append(i < 10 ? "81 02" : "81 03").append(hex(utf8("#" + i)))
+                        .append("8a 00 82 01 ff");
+            }
+            echoes(sent.toString(), expected.toString());
+        }
+
+        @Test
+        @DisplayName("§5.4, §6.1 frames of many senders never mix on a connection")
+        void framesOfManySendersNeverMix() throws Exception {
+            int senders = 8, lines = 200;
+            try (Raw listener = Raw.open(chat, "/chat/mix");
+                    var threads = Executors.newVirtualThreadPerTaskExecutor()) {
+                for (int i = 0; i < senders; i++) {
+                    String letter = "" + (char) ('a' + i);
+                    threads.submit(() -> {
+                        try (Raw raw = Raw.open(chat, "/chat/mix")) {
+                            for (int n = 0; n < lines; n++)
+                                raw.text(letter.repeat(n * 7 % 300) + " " + n);
+                            raw.hex("88 80 00 00 00 00").socket.getInputStream().readAllBytes();
+                        }
+                        return null;
+                    });
+                }
+                var next = new HashMap<String, Integer>();
+                for (int left = senders; left > 0; ) {
+                    String line = listener.line();
+                    if (line.endsWith(" has left.")) left--;
+                    else {
+                        String[] parts = line.split(": | ", 3);
+                        int n = next.merge(parts[0], 1, Integer::sum) - 1;
+                        assertEquals("" + n, parts[2]);
+                        assertEquals(n * 7 % 300, parts[1].length());
+                        assertTrue(parts[1].matches("(.?)\\1*"), parts[1]);
+                    }
+                }
+                assertEquals(Collections.nCopies(senders, lines), List.copyOf(next.values()));
+            }
+        }
+    }
+
+    // ---- Messages: UTF-8, sizes, an independent peer (RFC 6455 §5.6, §8.1) --------------------
+
+    @Nested
+    @TestInstance(TestInstance.Lifecycle.PER_CLASS)
+    @DisplayName("§5.6, §8.1 Messages")
+    class Messages {
+        private Chat chat;
+
+        @BeforeAll void start() throws Exception { chat = chat(); }
+        @AfterAll void stop() { chat.close(); }
+
+        @Test
+        @DisplayName("§5.6 text comes back as text, binary as binary, whatever the bytes")
+        void textComesBackAsTextBinaryAsBinary() throws Exception {
+            byte[] all = new byte[256];
+            for (int i = 0; i < 256; i++) all[i] = (byte) i;
+            bothWays(chat, "/echo", raw -> {
+                raw.frame(0x82, all);
+                assertEquals("82 7e 01 00 " + hex(all), raw.readHex(260));
+                for (String text : List.of("", "\0", "\r\n", "é€😀", "<b>&amp;", "\u202e\ufeff")) {
+                    raw.text(text);
+                    assertEquals(text, raw.line());
+                }
+                raw.bye();
+            });
+        }
+
+        @Test
+        @DisplayName("§8.1 every character there is comes back")
+        void everyCharacterComesBack() throws Exception {
+            try (Raw raw = Raw.open(chat, "/echo")) {
+                for (int plane = 0; plane <= 0x10ffff; plane += 0x10000) {
+                    int[] all = IntStream.range(plane, plane + 0x10000)
+                            .filter(c -> c < 0xd800 || c > 0xdfff).toArray();
+                    String text = new String(all, 0, all.length);
+                    raw.text(text);
+                    assertEquals(text, raw.line());
+                }
+                raw.bye();
+            }
+        }
+
+        @ParameterizedTest
+        @DisplayName("§5.6, §8.1 a character may be cut anywhere, by frames, packets and pings")
+        @ValueSource(strings = {"c3 a9", "c2 80", "df bf", "e0 a0 80", "e2 82 ac", "ed 9f bf",
+            "ee 80 80", "ef bf bd", "ef bf bf", "f0 90 80 80", "f0 9f 98 80", "f4 8f bf bf",
+            "ce ba e1 bd b9 cf 83 ce bc ce b5", "7f c2 80 df bf e0 a0 80"})
+        void aCharacterMayBeCutAnywhere(String text) throws Exception {
+            byte[] whole = bytes(text);
+            String expected = "81 %02x".formatted(whole.length) + text;
+            assertEcho(chat, hex(masked(0x81, whole)), expected);
+            for (int cut = 1; cut < whole.length; cut++)
+                assertEcho(chat, hex(join(masked(0x01, Arrays.copyOf(whole, cut)), masked(0x89),
+                        masked(0x00), masked(0x80, Arrays.copyOfRange(whole, cut, whole.length)))),
+                        "8a 00" + expected);
+            var bytes = new ByteArrayOutputStream();
+            for (int i = 0; i < whole.length; i++)
+                bytes.writeBytes(masked(i == 0 ? 0x01 : 0x00, whole[i]));
+            bytes.writeBytes(masked(0x80));
+            assertEcho(chat, hex(bytes.toByteArray()), expected);
+        }
+
+        /// Byte sequences (RFC 3629 §3, §4) whose last byte can't stand where it stands.
+        private static final String BAD = """
+                80 | bf | c0 | c1 | f5 | f8 | fc | fe | ff
+                c2 00 | c3 41 | c3 c3 | df c0 | e0 80 | e0 9f | e1 41 | e1 c0 | e2 82 41 | e2 82 c0
+                ed a0 | ed bf | ef 7f | f0 80 | f0 8f | f0 41 | f0 9f 41 | f0 9f 98 41 | f0 9f 98 c0
+                f1 ff | f4 90 | f4 bf | f4 8f ff | e2 82 ac 80 | f0 9f 98 80 80 | 41 ff
+                ce ba e1 bd b9 cf 83 ce bc ce b5 ed a0
+                """;
+
+        static Stream<String> bad() { return Stream.of(BAD.split("[|\n]")).map(String::strip); }
+
+        @ParameterizedTest
+        @DisplayName("§8.1 a byte that is not UTF-8 is 1007 as soon as it is there")
+        @MethodSource("bad")
+        void aBadByteIs1007AsSoonAsItIsThere(String text) throws Exception {
+            byte[] bad = bytes(text), start = Arrays.copyOf(bad, bad.length - 1);
+            byte[] last = {bad[start.length]};
+            assertFails(chat, 1007, hex(masked(0x81, bad)));
+            assertFails(chat, 1007, hex(masked(0x01, bad)));
+            // the frame is not complete: three bytes of it are still to come
+            byte[] more = masked(0x81, join(bad, new byte[3]));
+            assertFails(chat, 1007, hex(Arrays.copyOf(more, more.length - 3)));
+            more = masked(0x01, join(bad, new byte[70000]));
+            assertFails(chat, 1007, hex(Arrays.copyOf(more, more.length - 70000)));
+            // without its last byte it was still good
+            for (int first : new int[] {0x00, 0x80})
+                bothWays(chat, "/echo", raw -> {
+                    raw.frame(0x01, start).assertNothingMore();
+                    raw.frame(first, last).assertClosed(1007);
+                });
+        }
+
+        @ParameterizedTest
+        @DisplayName("§8.1 a message may not end inside a character")
+        @ValueSource(strings = {"c3", "e2", "e2 82", "f0", "f0 9f", "f0 9f 98", "61 c3", "ed 9f"})
+        void aMessageMayNotEndInsideACharacter(String text) throws Exception {
+            assertFails(chat, 1007, hex(masked(0x81, bytes(text))));
+            assertFails(chat, 1007, hex(join(masked(0x01, bytes(text)), masked(0x80))));
+            assertFails(chat, 1007, hex(join(masked(0x01), masked(0x80, bytes(text)))));
+        }
+
+        @Test
+        @DisplayName("§8.1 a bad byte is found anywhere in a long text, and never in binary")
+        void aBadByteIsFoundAnywhere() throws Exception {
+            for (int size : new int[] {7, 8, 9, 63, 64, 65, 511, 512, 513, 5000, 70000})
+                for (int at : new int[] {0, 1, size / 2, size - 8 < 0 ? 0 : size - 8, size - 1}) {
+                    byte[] text = utf8("x".repeat(size));
+                    text[at] = (byte) 0xff;
+                    try (Raw raw = Raw.open(chat, "/echo")) {
+                        raw.frame(0x82, text);
+                        assertArrayEquals(text, raw.frame().payload());
+                        raw.frame(0x81, text).assertClosed(1007);
+                    }
+                }
+        }
+
+        @Test
+        @DisplayName("§5.6, §7.4.1 a chat room takes no binary: 1003")
+        void aChatRoomTakesNoBinary() throws Exception {
+            try (Raw ada = Raw.open(chat, "/chat/binary")) {
+                bothWays(chat, "/chat/binary",
+                        eve -> eve.hex("82 85 37 fa 21 3d 7f 9f 4d 51 58").assertClosed(1003));
+                bothWays(chat, "/chat/binary", eve -> eve.hex("02 80 37 fa 21 3d 80 80 37 fa 21 3d")
+                        .assertClosed(1003));
+                for (int i = 0; i < 4; i++) assertTrue(ada.line().endsWith(" has left."));
+                ada.assertNothingMore();
+            }
+        }
+
+        @Test
+        @DisplayName("§10.4 1 MiB passes, also in fragments; a byte more does not")
+        void oneMebibytePasses() throws Exception {
+            String text = "é".repeat(1 << 19);
+            byte[] bytes = utf8(text);
+            try (Raw raw = Raw.open(chat, "/echo")) {
+                raw.text(text);
+                assertEquals(text, raw.line());
+                for (int fragment : new int[] {1001, 65537}) {
+                    for (int at = 0; at < bytes.length; at += fragment)
+                        raw.frame(at == 0 ? 0x01 : 0x00, Arrays.copyOfRange(bytes, at,
+                                Math.min(at + fragment, bytes.length))).frame(0x8a);
+                    raw.frame(0x80);
+                    assertEquals(text, raw.line());
+                }
+                raw.frame(0x01, bytes).frame(0x80, (byte) 'x').assertClosed(1009);
+            }
+        }
+
+        /// The JDK's own client, written by others, in the other role.
+        private static final class Peer implements WebSocket.Listener {
+            final BlockingQueue<Object> heard = new LinkedBlockingQueue<>();
+            private final StringBuilder text = new StringBuilder();
+            private final ByteArrayOutputStream binary = new ByteArrayOutputStream();
+
+            @Override
+            public CompletionStage<?> onText(WebSocket socket, CharSequence data, boolean last) {
+                text.append(data);
+                if (last) {
+                    heard.add(text.toString());
+                    text.setLength(0);
+                }
+                socket.request(1);
+                return null;
+            }
+
+            @Override
+            public CompletionStage<?> onBinary(WebSocket socket, ByteBuffer data, boolean last) {
+                byte[] bytes = new byte[data.remaining()];
+                data.get(bytes);
+                binary.writeBytes(bytes);
+                if (last) {
+                    heard.add(hex(binary.toByteArray()));
+                    binary.reset();
+                }
+                socket.request(1);
+                return null;
+            }
+
+            @Override
+            public CompletionStage<?> onPong(WebSocket socket, ByteBuffer message) {
+                heard.add("pong " + StandardCharsets.UTF_8.decode(message));
+                socket.request(1);
+                return null;
+            }
+
+            @Override
+            public CompletionStage<?> onClose(WebSocket socket, int code, String reason) {
+                heard.add(code);
+                return null;
+            }
+
+            @Override
+            public void onError(WebSocket socket, Throwable error) { heard.add(error); }
+
+            Object next() throws InterruptedException {
+                return Objects.requireNonNull(heard.poll(PATIENCE, TimeUnit.SECONDS));
+            }
+        }
+
+        @Test
+        @DisplayName("§1.5 an independent client gets all back, fragments and 1 MiB too")
+        void anIndependentClientGetsAllBack() throws Exception {
+            try (HttpClient client = HttpClient.newHttpClient()) {
+                var peer = new Peer();
+                var uri = URI.create("ws://localhost:" + chat.webSocketPort() + "/echo");
+                WebSocket socket = client.newWebSocketBuilder().buildAsync(uri, peer).join();
+                for (String text : List.of("", "Hello", "é€😀", "x".repeat(126), "y".repeat(65536),
+                        "z".repeat(1 << 20))) {
+                    socket.sendText(text, true).join();
+                    assertEquals(text, peer.next());
+                }
+                for (int size : new int[] {0, 125, 65535, 1 << 20}) {
+                    byte[] bytes = new byte[size];
+                    new Random(size).nextBytes(bytes);
+                    socket.sendBinary(ByteBuffer.wrap(bytes), true).join();
+                    assertEquals(hex(bytes), peer.next());
+                }
+                socket.sendText("frag", false).join();
+                socket.sendPing(ByteBuffer.wrap(utf8("inside"))).join();
+                assertEquals("pong inside", peer.next());
+                socket.sendPong(ByteBuffer.allocate(0)).join();
+                socket.sendText("", false).join();
+                socket.sendText("ments", true).join();
+                assertEquals("fragments", peer.next());
+                socket.sendClose(4321, "enough").join();
+                assertEquals(4321, peer.next());
+                assertTrue(peer.heard.isEmpty());
+            }
+        }
+
+        @Test
+        @DisplayName("§1.9 an independent client gets its subprotocol, and none it did not ask for")
+        void anIndependentClientGetsItsSubprotocol() throws Exception {
+            try (HttpClient client = HttpClient.newHttpClient()) {
+                var uri = URI.create("ws://localhost:" + chat.webSocketPort() + "/chat/peer");
+                var peer = new Peer();
+                WebSocket socket = client.newWebSocketBuilder().subprotocols("foo", "presence")
+                        .buildAsync(uri, peer).join();
+                assertEquals("presence", socket.getSubprotocol());
+                String name = peer.next().toString().replaceAll("^ \\.{4} | has joined\\.$", "");
+                socket.sendText("Hello", true).join();
+                assertEquals(name + ": Hello", peer.next());
+                socket.abort();
+                socket = client.newWebSocketBuilder().subprotocols("foo", "bar")
+                        .buildAsync(uri, new Peer()).join();
+                assertEquals("", socket.getSubprotocol());
+                socket.abort();
+                var nowhere = client.newWebSocketBuilder()
+                        .buildAsync(uri.resolve("/nowhere"), new Peer());
+                assertThrows(CompletionException.class, nowhere::join);
+            }
+        }
+    }
+
+    // ---- Ping and pong (RFC 6455 §5.5.2, §5.5.3) ----------------------------------------------
+
+    @Nested
+    @TestInstance(TestInstance.Lifecycle.PER_CLASS)
+    @DisplayName("§5.5.2, §5.5.3 Ping and pong")
+    class PingPong {
+        private Chat chat;
+
+        @BeforeAll void start() throws Exception { chat = chat(); }
+        @AfterAll void stop() { chat.close(); }
+
+        @Test
+        @DisplayName("§5.5.2, §5.7 a ping is answered with its own payload")
+        void aPingIsAnsweredWithItsPayload() throws Exception {
+            assertEcho(chat, "89 85 37 fa 21 3d 7f 9f 4d 51 58", "8a 05 48 65 6c 6c 6f");
+            assertEcho(chat, "89 80 37 fa 21 3d", "8a 00");
+            assertEcho(chat, hex(masked(0x89, bytes("00 ff fe c0 80"))), "8a 05 00 ff fe c0 80");
+            byte[] longest = new byte[125];
+            for (int i = 0; i < 125; i++) longest[i] = (byte) (200 - i);
+            assertEcho(chat, hex(masked(0x89, longest)), "8a 7d " + hex(longest));
+        }
+
+        @Test
+        @DisplayName("§5.5.2 pings are answered in a chat room too, and not told to anyone")
+        void pingsAreAnsweredInAChatRoomToo() throws Exception {
+            try (Raw ada = Raw.open(chat, "/chat/ping"); Raw bob = Raw.open(chat, "/chat/ping")) {
+                ada.frame(0x89, utf8("x")).frame(0x8a, utf8("y"));
+                assertEquals("8a 01 78", ada.readHex(3));
+                bob.assertNothingMore();
+                ada.assertNothingMore();
+            }
+        }
+
+        @Test
+        @DisplayName("§5.5.3, §5.7 a pong nobody asked for gets no answer")
+        void aPongNobodyAskedForGetsNoAnswer() throws Exception {
+            assertEcho(chat, "8a 85 37 fa 21 3d 7f 9f 4d 51 58 8a 80 00 00 00 00", "");
+        }
+
+        @Test
+        @DisplayName("§5.4, §5.5.2 a ping inside a long message is answered at once")
+        void aPingInsideALongMessageIsAnsweredAtOnce() throws Exception {
+            try (Raw raw = Raw.open(chat, "/echo")) {
+                byte[] part = new byte[100_000];
+                for (int i = 0; i < 10; i++) {
+                    raw.frame(i == 0 ? 0x02 : 0x00, part).frame(0x89, (byte) i);
+                    assertEquals("8a 01 0" + i, raw.readHex(3));
+                }
+                raw.frame(0x80);
+                assertArrayEquals(new byte[1_000_000], raw.frame().payload());
+                raw.bye();
+            }
+        }
+
+        @Test
+        @DisplayName("§5.5.3 a flood of pings piles up nothing, and the newest is answered")
+        void aFloodOfPingsPilesUpNothing() throws Exception {
+            int pings = 200_000;                      // 25 MB of pongs, and the queue holds 100 kB
+            var sent = new AtomicInteger();
+            try (Chat small = chat("--max-queue=100000"); Raw raw = Raw.open(small, "/echo")) {
+                Thread flood = Thread.startVirtualThread(() -> {
+                    var batch = new ByteArrayOutputStream();
+                    while (sent.get() < pings) {
+                        batch.reset();
+                        for (int i = sent.get(); i < sent.get() + 1000; i++)
+                            batch.writeBytes(masked(0x89, utf8("%0125d".formatted(i))));
+                        assertDoesNotThrow(() -> raw.write(batch.toByteArray()));
+                        sent.addAndGet(1000);
+                    }
+                });
+                // Nothing is read until all is sent, or the server has had enough for now.
+                for (int before = -1; before != sent.get() && flood.isAlive(); Thread.sleep(200))
+                    before = sent.get();
+                for (int last = -1; last < pings - 1; ) {
+                    Frame pong = raw.frame();
+                    assertEquals(0x8a, pong.first());
+                    int number = Integer.parseInt(pong.text());
+                    assertTrue(number > last, "an old ping was answered after a newer one");
+                    last = number;
+                }
+                flood.join();
+                raw.bye();
+            }
+        }
+
+        @Test
+        @DisplayName("§5.5.2 who is silent is pinged; if he stays silent, he is gone: 1006")
+        void whoIsSilentIsPinged() throws Exception {
+            var end = new CompletableFuture<Integer>();
+            var opened = new CompletableFuture<Chat.WebSocket>();
+            int silence = Chat.WebSocket.SILENCE;
+            assertTrue(2 * silence < 60, "proxies cut off who says nothing for a minute");
+            try (var listener = new ServerSocket(0, 50, InetAddress.getLoopbackAddress());
+                    Raw raw = new Raw(listener.getLocalPort())) {
+                Socket socket = listener.accept();
+                Thread.startVirtualThread(() -> Chat.WebSocket.serve(socket, webSocket -> {
+                    opened.complete(webSocket);
+                    while (webSocket.receive() != null) continue;
+                    end.complete(webSocket.closeCode());
+                }));
+                raw.shakeHands("/");
+                for (int i = 0; i < 3; i++) {
+                    lookAfter(opened.get(), 0);
+                    lookAfter(opened.get(), silence + 1);
+                    assertEquals("89 00", raw.readHex(2));
+                    raw.frame(0x8a).assertNothingMore();
+                }
+                lookAfter(opened.get(), 2 * silence + 1);
+                assertEquals(1006, end.get(PATIENCE, TimeUnit.SECONDS));
+            }
+        }
+
+        /// What the server would do about a connection in so many seconds, if nothing came.
+        private static void lookAfter(Chat.WebSocket webSocket, int seconds) throws Exception {
+            var look = Chat.WebSocket.class.getDeclaredMethod("look", long.class);
+            look.setAccessible(true);
+            look.invoke(webSocket, System.nanoTime() + TimeUnit.SECONDS.toNanos(seconds));
+        }
+    }
+
+    // ---- Closing (RFC 6455 §5.5.1, §7) --------------------------------------------------------
+
+    @Nested
+    @TestInstance(TestInstance.Lifecycle.PER_CLASS)
+    @DisplayName("§5.5.1, §7 Closing")
+    class Closing {
+        private Chat chat;
+
+        @BeforeAll void start() throws Exception { chat = chat(); }
+        @AfterAll void stop() { chat.close(); }
+
+        private static byte[] close(int code, byte... reason) {
+            return masked(0x88, join(bytes("%04x".formatted(code)), reason));
+        }
+
+        @ParameterizedTest
+        @DisplayName("§5.5.1, §7.4 a Close is answered with its code alone, then TCP is ended")
+        @ValueSource(ints = {1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014,
+            3000, 3999, 4000, 4321, 4999})
+        void aCloseIsAnsweredWithItsCodeAlone(int code) throws Exception {
+            for (byte[] reason : List.of(utf8(""), utf8("bye"), utf8("x".repeat(123)), utf8("€😀")))
+                bothWays(chat, "/echo", raw -> {
+                    raw.write(close(code, reason));
+                    assertEquals("88 02 " + hex(bytes("%04x".formatted(code))), raw.readHex(4));
+                    raw.assertEnd();
+                });
+        }
+
+        @Test
+        @DisplayName("§5.5.1, §7.1.5 an empty Close is answered with an empty one")
+        void anEmptyCloseIsAnsweredWithAnEmptyOne() throws Exception {
+            bothWays(chat, "/echo", raw -> {
+                raw.hex("88 80 37 fa 21 3d");
+                assertEquals("88 00", raw.readHex(2));
+                raw.assertEnd();
+            });
+        }
+
+        @ParameterizedTest
+        @DisplayName("§7.4 a code that no Close may carry is 1002")
+        @ValueSource(ints = {0, 1, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 9999,
+            32768, 65535})
+        void anIllegalCodeIs1002(int code) throws Exception {
+            assertFails(chat, 1002, hex(close(code)));
+            assertFails(chat, 1002, hex(close(code, utf8("bye"))));
+        }
+
+        @Test
+        @DisplayName("§5.5.1 a Close of one byte is 1002")
+        void aCloseOfOneByteIs1002() throws Exception {
+            assertFails(chat, 1002, "88 81 37 fa 21 3d 34");
+        }
+
+        @ParameterizedTest
+        @DisplayName("§5.5.1, §8.1 a reason that is not UTF-8 is 1007")
+        @ValueSource(strings = {"ff", "61 c3", "c0 80", "ed a0 80", "f4 90 80 80", "e2 82", "80"})
+        void aReasonThatIsNotTextIs1007(String reason) throws Exception {
+            assertFails(chat, 1007, hex(close(1000, bytes(reason))));
+        }
+
+        @Test
+        @DisplayName("§5.5.1, §7.1.7 whatever follows a Close or a failure is not processed")
+        void whateverFollowsIsNotProcessed() throws Exception {
+            byte[] more = join(masked(0x81, utf8("late")), masked(0x89, utf8("late")), close(1001),
+                    bytes("ff ff 00 81"), close(1000), masked(0x81, utf8("late")));
+            bothWays(chat, "/echo", raw -> {
+                raw.write(join(close(4000), more));
+                assertEquals("88 02 0f a0", raw.readHex(4));
+                raw.assertEnd();
+            });
+            for (String bad : List.of("81 00", "83 80", "88 81 00 00 00 00 00", "80 80 00 00"))
+                bothWays(chat, "/echo",
+                        raw -> raw.write(join(bytes(bad), more)).assertClosed(1002));
+            try (Raw ada = Raw.open(chat, "/chat/late")) {
+                bothWays(chat, "/chat/late",
+                        eve -> eve.write(join(close(1000), more)).assertClosed(1000));
+                bothWays(chat, "/chat/late",
+                        eve -> eve.write(join(bytes("83 80"), more)).assertClosed(1002));
+                for (int i = 0; i < 4; i++) assertTrue(ada.line().endsWith(" has left."));
+                ada.assertNothingMore();
+            }
+        }
+
+        @Test
+        @DisplayName("§7.1.1 the Close arrives though the peer is still sending much")
+        void theCloseArrivesThoughThePeerIsStillSending() throws Exception {
+            byte[] much = new byte[1 << 20];
+            for (String end : List.of("88 82 37 fa 21 3d 34 12", "ff ff"))
+                try (Raw raw = Raw.open(chat, "/echo")) {
+                    raw.hex(end);
+                    for (int i = 0; i < 4; i++) raw.write(much);
+                    raw.assertClosed(end.startsWith("88") ? 1000 : 1002);
+                }
+        }
+
+        @Test
+        @DisplayName("§7.1.1 who doesn't end his side, or keeps sending, is hung up on")
+        void whoDoesNotEndHisSideIsHungUpOn() throws Exception {
+            try (Raw closed = Raw.open(chat, "/echo"); Raw failed = Raw.open(chat, "/echo");
+                    Raw refused = new Raw(chat.webSocketPort())) {
+                closed.write(close(1000)).assertClosed(1000);
+                failed.hex("83 80").assertClosed(1002);
+                assertTrue(refused.ascii("GET\r\n\r\n").readAll().startsWith("HTTP/1.1 400 "));
+                for (Raw raw : List.of(closed, failed, refused))
+                    eventually("reset", () -> {
+                        try {
+                            raw.write((byte) 0);
+                            return "still there";
+                        } catch (SocketException gone) {
+                            return "reset";
+                        }
+                    });
+            }
+        }
+
+        @Test
+        @DisplayName("§7.1.5 who goes without a Close, anywhere in a frame, has left, once")
+        void whoGoesWithoutACloseHasLeft() throws Exception {
+            byte[] frame = join(masked(0x01, (byte) 'x'), masked(0x80, new byte[200]));
+            try (Raw ada = Raw.open(chat, "/chat/gone")) {
+                for (int cut = 0; cut < 20; cut++)
+                    for (boolean reset : List.of(false, true)) {
+                        Raw eve = Raw.open(chat, "/chat/gone").write(Arrays.copyOf(frame, cut));
+                        if (reset) eve.reset();
+                        else eve.close();
+                    }
+                for (int i = 0; i < 40; i++) assertTrue(ada.line().endsWith(" has left."));
+                ada.text("/who");
+                assertTrue(ada.line().startsWith(" .... 1 here: user-"));
+                ada.assertNothingMore();
+            }
+        }
+
+        @Test
+        @DisplayName("§7.1.2, §7.4.1 a server that stops says 1001 to everyone")
+        void aServerThatStopsSays1001() throws Exception {
+            Chat stopping = chat();
+            try (Raw ada = Raw.open(stopping, "/chat"); Raw bob = Raw.open(stopping, "/echo");
+                    Raw eve = Raw.open(stopping, "/chat")) {
+                for (Raw raw : List.of(ada, eve)) raw.assertNothingMore();
+                bob.frame(0x89).hex("01 83 37 fa 21 3d 7f 9f");
+                assertEquals("8a 00", bob.readHex(2));
+                Thread stop = Thread.startVirtualThread(stopping::close);
+                for (Raw raw : List.of(ada, bob, eve)) {
+                    Frame last = raw.frame();             // leavings may be told before
+                    while (last.first() == 0x81) last = raw.frame();
+                    assertEquals(0x88, last.first());
+                    assertEquals(1001, last.code());
+                }
+                bob.hex("4d");                            // the rest is discarded, a Close awaited
+                for (Raw raw : List.of(ada, bob, eve)) {
+                    raw.text("late").frame(0x89).write(close(1001));
+                    raw.assertEnd();
+                    raw.close();
+                }
+                stop.join(Duration.ofSeconds(PATIENCE));
+                assertFalse(stop.isAlive());
+            } finally {
+                stopping.close();
+            }
+        }
+
+        @Test
+        @DisplayName("§4.2.2, §7.1.2 from the 101 on a server that stops says 1001")
+        void fromThe101OnAServerThatStopsSays1001() throws Exception {
+            for (int i = 0; i < 50; i++) {
+                Chat stopping = chat();
+                try (Raw raw = Raw.open(stopping, "/echo")) {
+                    Thread stop = Thread.startVirtualThread(stopping::close);
+                    assertEquals(1001, raw.frame().code());
+                    raw.write(close(1001)).assertEnd();
+                    raw.socket.close();
+                    stop.join(Duration.ofSeconds(PATIENCE));
+                } finally {
+                    stopping.close();
+                }
+            }
+        }
+
+        /// A server of one connection with a handler of its own: the class WebSocket as a library.
+        /// @return what it had to log
+        private static List<String> serving(Chat.WebSocket.Handler handler, Script client)
+                throws Exception {
+            var log = new LinkedBlockingQueue<String>();
+            var settings = new Chat.WebSocket.Settings(1 << 20, 8 << 20, true, null, "", null,
+                    log::add);
+            try (var listener = new ServerSocket(0, 50, InetAddress.getLoopbackAddress());
+                    Raw raw = new Raw(listener.getLocalPort())) {
+                Socket socket = listener.accept();
+                Thread server = Thread.startVirtualThread(() -> new Chat.WebSocket(socket, settings)
+                        .serve(handshake -> List.of(), handler));
+                client.run(raw.shakeHands("/"));
+                raw.socket.close();
+                server.join(Duration.ofSeconds(PATIENCE));
+                assertFalse(server.isAlive(), "the connection's thread has not ended");
+                assertTrue(socket.isClosed());
+            }
+            return List.copyOf(log);
+        }
+
+        /// The server asks to close, is answered, and ends TCP.
+        private static void assertAsked(Raw raw, int code, String reason) throws IOException {
+            assertEquals(hex(join(bytes("88 %02x %04x".formatted(2 + utf8(reason).length, code)),
+                    utf8(reason))), raw.readHex(4 + utf8(reason).length));
+            raw.write(close(code)).assertEnd();
+        }
+
+        @Test
+        @DisplayName("§7.1.5 the application learns the peer's code and reason, or 1005 or 1006")
+        void theApplicationLearnsTheCode() throws Exception {
+            var ends = new LinkedBlockingQueue<String>();
+            Chat.WebSocket.Handler handler = webSocket -> {
+                assertEquals(Chat.WebSocket.State.OPEN, webSocket.state());
+                while (webSocket.receive() != null) continue;
+                assertNull(webSocket.receive());          // an end is an end
+                assertEquals(Chat.WebSocket.State.CLOSED, webSocket.state());
+                ends.add(webSocket.closeCode() + webSocket.closeReason());
+            };
+            serving(handler, raw -> raw.write(close(4000, utf8("é"))).assertClosed(4000));
+            serving(handler, raw -> raw.hex("88 80 00 00 00 00").assertClosed(1005));
+            serving(handler, raw -> raw.text("x"));                           // FIN
+            serving(handler, raw -> raw.hex("88 82 00 00 00"));               // inside the Close
+            serving(handler, Raw::reset);
+            assertEquals("[4000é, 1005, 1006, 1006, 1006]", ends.toString());
+        }
+
+        @Test
+        @DisplayName("§7.1.2, §7.1.3 after our own Close nothing goes out; its answer is awaited")
+        void closingFromHere() throws Exception {
+            var ends = new LinkedBlockingQueue<String>();
+            Chat.WebSocket.Handler handler = webSocket -> {
+                assertTrue(webSocket.send(Chat.WebSocket.Message.text("last")));
+                webSocket.close(4000, "done");
+                webSocket.close(4001, "again");
+                webSocket.ping();
+                assertFalse(webSocket.send(Chat.WebSocket.Message.text("late")));
+                assertEquals(Chat.WebSocket.State.CLOSING, webSocket.state());
+                assertNull(webSocket.receive());
+                ends.add(webSocket.closeCode() + webSocket.closeReason());
+            };
+            serving(handler, raw -> {
+                assertEquals("last", raw.line());
+                assertEquals("88 06 0f a0 64 6f 6e 65", raw.readHex(8));
+                raw.text("late").frame(0x01, (byte) 'x').frame(0x89).frame(0x80, new byte[70000]);
+                raw.write(close(4000, utf8("you too")));
+                raw.assertEnd();
+            });
+            serving(handler, raw -> {                     // the two have crossed
+                raw.write(close(1000));
+                assertEquals("last", raw.line());
+                assertEquals("88 06 0f a0 64 6f 6e 65", raw.readHex(8));
+                raw.assertEnd();
+            });
+            assertEquals("[4000you too, 1000]", ends.toString());
+        }
+
+        @Test
+        @DisplayName("§7.4 no Close frame goes out with a code that may not be sent")
+        void noIllegalCodeGoesOut() throws Exception {
+            serving(webSocket -> {
+                for (int code : new int[] {0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 66536})
+                    assertThrows(IllegalArgumentException.class, () -> webSocket.close(code, ""));
+            }, raw -> assertAsked(raw, 1000, ""));
+        }
+
+        @ParameterizedTest
+        @DisplayName("§5.5 a reason too long is cut between two characters")
+        @CsvSource({"x, 123", "é, 122", "€, 123", "😀, 120"})
+        void aReasonTooLongIsCutBetweenTwoCharacters(String character, int size) throws Exception {
+            serving(webSocket -> webSocket.close(4000, character.repeat(124)), raw ->
+                    assertAsked(raw, 4000, character.repeat(size / utf8(character).length)));
+        }
+
+        @Test
+        @DisplayName("§7.4.1 a handler that throws costs its own connection only: 1011")
+        void aHandlerThatThrowsCostsItsOwnConnection() throws Exception {
+            for (Throwable bug : List.of(new IllegalStateException("bug"), new IOException("bug"),
+                    new StackOverflowError(), new OutOfMemoryError("bug")))
+                assertFalse(serving(webSocket -> {
+                    webSocket.receive();
+                    if (bug instanceof IOException io) throw io;
+                    if (bug instanceof Error error) throw error;
+                    throw (RuntimeException) bug;
+                }, raw -> raw.text("x").text("y").assertClosed(1011)).isEmpty());
+        }
+
+        @Test
+        @DisplayName("§7.1.7 a failure is told to the application, the peer and the log")
+        void aFailureIsTold() throws Exception {
+            var told = new LinkedBlockingQueue<String>();
+            List<String> log = serving(webSocket -> {
+                var refusal = assertThrows(Chat.WebSocket.Refusal.class, webSocket::receive);
+                assertEquals(Chat.WebSocket.State.CLOSED, webSocket.state());
+                told.add(refusal.code + ": " + refusal.getMessage());
+            }, raw -> {
+                String reason = raw.hex("81 05").assertClosed(1002);
+                assertTrue(reason.contains("§5.1"), reason);
+                told.add("1002: " + reason);
+            });
+            assertEquals(1, Set.copyOf(told).size(), told.toString());
+            assertEquals(2, told.size());
+            assertEquals(1, log.size(), log.toString());
+            assertTrue(log.get(0).contains("§5.1"), log.get(0));
+        }
+
+        @Test
+        @DisplayName("§7.1.7 every failure names its section to the peer")
+        void everyFailureNamesItsSection() throws Exception {
+            for (String bad : List.of("83 80", "91 80", "09 80", "89 fe", "81 fe 00 05",
+                    "80 80 00 00 00 00", "82 ff 80 00 00 00 00 00 00 00",
+                    "82 ff 00 00 00 00 ff ff ff ff 00 00 00 00",
+                    "81 81 00 00 00 00 ff", "88 81 00 00 00 00 00", "88 82 00 00 00 00 00 00"))
+                try (Raw raw = Raw.open(chat, "/echo")) {
+                    Frame last = raw.hex(bad).frame();
+                    assertTrue(last.toString().contains("§"), last.toString());
+                }
+        }
+    }
+
+    // ---- permessage-deflate (RFC 7692) --------------------------------------------------------
+
+    @Nested
+    @TestInstance(TestInstance.Lifecycle.PER_CLASS)
+    @DisplayName("RFC 7692 permessage-deflate")
+    class Compression {
+        private static final String OFFER = "Sec-WebSocket-Extensions: permessage-deflate";
+        private static final String ANSWER = "permessage-deflate; server_no_context_takeover; "
+                + "client_no_context_takeover";
+        private Chat chat;
+
+        @BeforeAll void start() throws Exception { chat = chat(); }
+        @AfterAll void stop() { chat.close(); }
+
+        /// §7.2.1, as a client does it.
+        private static byte[] deflate(byte[] message) {
+            var deflater = new Deflater(Deflater.DEFAULT_COMPRESSION, true);
+            deflater.setInput(message);
+            byte[] out = new byte[message.length + 1000];
+            int size = deflater.deflate(out, 0, out.length, Deflater.SYNC_FLUSH);
+            deflater.end();
+            assertEquals("00 00 ff ff", hex(Arrays.copyOfRange(out, size - 4, size)));
+            return Arrays.copyOf(out, size - 4);
+        }
+
+        /// §7.2.2, with an empty window for each message.
+        private static byte[] inflate(byte[] payload) throws Exception {
+            var inflater = new Inflater(true);
+            inflater.setInput(join(payload, bytes("00 00 ff ff")));
+            var out = new ByteArrayOutputStream();
+            byte[] buffer = new byte[65536];
+            for (int got; (got = inflater.inflate(buffer)) > 0; ) out.write(buffer, 0, got);
+            assertEquals(0, inflater.getRemaining());
+            inflater.end();
+            return out.toByteArray();
+        }
+
+        private void echoes(String sent, String expected) throws Exception {
+            assertEcho(chat, sent, expected, OFFER);
+        }
+
+        private void fails(int code, String sent) throws Exception {
+            assertFails(chat, code, sent, OFFER);
+        }
+
+        private String answer(Chat chat, String... offers) throws IOException {
+            try (Raw raw = Raw.open(chat, "/echo", Stream.of(offers)
+                    .map("Sec-WebSocket-Extensions: "::concat).toArray(String[]::new))) {
+                List<String> answers = raw.head.lines()
+                        .filter(line -> line.startsWith("Sec-WebSocket-Extensions")).toList();
+                raw.bye();
+                return String.join("|", answers).replace("Sec-WebSocket-Extensions: ", "");
+            }
+        }
+
+        @ParameterizedTest
+        @DisplayName("§5, §7.1 an offer that can be kept is accepted")
+        @ValueSource(strings = {"", "; client_max_window_bits", "; client_no_context_takeover",
+            "; server_no_context_takeover; client_no_context_takeover; client_max_window_bits",
+            ";client_no_context_takeover ; server_no_context_takeover",
+            "; client_max_window_bits=8", "; client_max_window_bits=15",
+            "; client_max_window_bits=\"10\"", ";client_max_window_bits = 9",
+            ", foo", ", permessage-deflate; client_max_window_bits"})
+        void anOfferThatCanBeKeptIsAccepted(String rest) throws Exception {
+            assertEquals(ANSWER, answer(chat, "permessage-deflate" + rest));
+            assertEquals(ANSWER, answer(chat, "foo; bar,permessage-deflate" + rest));
+        }
+
+        @ParameterizedTest
+        @DisplayName("§7.1.2.1 server_max_window_bits=15 can be kept, and is said again")
+        @ValueSource(strings = {"=15", "=\"15\"; client_max_window_bits"})
+        void aWindowOf15BitsIsSaidAgain(String bits) throws Exception {
+            assertEquals(ANSWER + "; server_max_window_bits=15",
+                    answer(chat, "permessage-deflate; server_max_window_bits" + bits));
+        }
+
+        @ParameterizedTest
+        @DisplayName("§5, §7 an offer that is illegal or can't be kept is declined, with 101")
+        @ValueSource(strings = {"foo", "foo=15", "server_no_context_takeover=1",
+            "client_no_context_takeover=\"true\"",
+            "server_no_context_takeover; server_no_context_takeover",
+            "client_no_context_takeover; client_no_context_takeover",
+            "client_max_window_bits; client_max_window_bits",
+            "client_max_window_bits=10; client_max_window_bits",
+            "server_max_window_bits=15; server_max_window_bits=15",
+            "server_max_window_bits", "server_max_window_bits=7", "server_max_window_bits=16",
+            "server_max_window_bits=8", "server_max_window_bits=14",    // legal, but not for us
+            "server_max_window_bits=015", "server_max_window_bits=x", "server_max_window_bits=1e1",
+            "client_max_window_bits=7", "client_max_window_bits=16", "client_max_window_bits=08",
+            "client_max_window_bits=-9", "client_max_window_bits=99999999999", "bar=\"1\""})
+        void anOfferThatCanNotBeKeptIsDeclined(String parameters) throws Exception {
+            String offer = "permessage-deflate; " + parameters;
+            assertEquals("", answer(chat, offer));
+            assertEquals("", answer(chat, offer, offer));
+            assertEquals("", answer(chat, "x-permessage-deflate, a; permessage-deflate, " + offer));
+            assertEquals(ANSWER, answer(chat, offer + ", permessage-deflate"));
+            assertEquals(ANSWER, answer(chat, offer, "permessage-deflate; client_max_window_bits"));
+        }
+
+        @Test
+        @DisplayName("§5 of several offers the first that can be kept is taken, and only one")
+        void theFirstOfferThatCanBeKeptIsTaken() throws Exception {
+            assertEquals(ANSWER, answer(chat, "permessage-deflate; server_max_window_bits=\"10\", "
+                    + "permessage-deflate, permessage-deflate; server_max_window_bits=15"));
+            assertEquals(ANSWER + "; server_max_window_bits=15", answer(chat,
+                    "permessage-deflate; foo", "permessage-deflate; server_max_window_bits=15",
+                    "permessage-deflate"));
+        }
+
+        @Test
+        @DisplayName("§5 with --no-deflate every offer is declined, and RSV1 means nothing")
+        void withNoDeflateEveryOfferIsDeclined() throws Exception {
+            try (Chat plain = chat("--no-deflate")) {
+                assertEquals("", answer(plain, "permessage-deflate"));
+                assertFails(plain, 1002, "c1 87", OFFER);
+                try (Raw raw = Raw.open(plain, "/echo", OFFER)) {
+                    raw.text("x".repeat(5000));
+                    assertEquals("x".repeat(5000), raw.line());
+                }
+            }
+            assertFails(chat, 1002, "c1 87");             // nothing was offered
+            assertFails(chat, 1002, "c1 87", OFFER + "; foo");
+        }
+
+        @ParameterizedTest
+        @DisplayName("§7.2.3 the RFC's examples of Hello, in one frame")
+        @ValueSource(strings = {"f2 48 cd c9 c9 07 00",                    // §7.2.3.1
+            "00 05 00 fa ff 48 65 6c 6c 6f 00",                            // §7.2.3.3 stored
+            "f3 48 cd c9 c9 07 00 00",                                     // §7.2.3.4 BFINAL
+            "f2 48 05 00 00 00 ff ff ca c9 c9 07 00",                      // §7.2.3.5 two blocks
+            "f2 48 cd c9 c9 07 00 00 00 ff ff 00",                         // an empty block more
+            "f3 48 cd c9 c9 07 00", "03 00 f2 48 cd c9 c9 07 00", "f3 48 cd c9 c9 07 00 03 00 00",
+            "01 05 00 fa ff 48 65 6c 6c 6f 00", "f3 48 05 00 ca c9 c9 07 00"})
+        void theRfcsExamplesOfHello(String payload) throws Exception {
+            byte[] data = bytes(payload);
+            echoes(hex(masked(0xc1, data)), "81 05 48 65 6c 6c 6f");
+            echoes(hex(masked(0xc2, data)), "82 05 48 65 6c 6c 6f");
+            for (int cut = 0; cut <= data.length; cut++)
+                echoes(hex(join(masked(0x41, Arrays.copyOf(data, cut)), masked(0x89), masked(0x00),
+                        masked(0x80, Arrays.copyOfRange(data, cut, data.length)))),
+                        "8a 00 81 05 48 65 6c 6c 6f");
+        }
+
+        @Test
+        @DisplayName("§7.2.3.1 the frames as they stand on the wire")
+        void theFramesAsTheyStandOnTheWire() throws Exception {
+            echoes("c1 87 37 fa 21 3d c5 b2 ec f4 fe fd 21", "81 05 48 65 6c 6c 6f");
+            echoes("41 83 00 00 00 00 f2 48 cd 80 84 00 00 00 00 c9 c9 07 00",
+                    "81 05 48 65 6c 6c 6f");
+        }
+
+        @Test
+        @DisplayName("§7.2.3.6 an empty message is one zero byte")
+        void anEmptyMessageIsOneZeroByte() throws Exception {
+            echoes("c1 81 00 00 00 00 00", "81 00");
+            echoes("c2 81 00 00 00 00 00".repeat(3), "82 00".repeat(3));
+            echoes("41 81 00 00 00 00 00 80 80 00 00 00 00", "81 00");
+            echoes("c1 82 00 00 00 00 02 00", "81 00");
+            echoes("c1 83 00 00 00 00 03 00 00", "81 00");
+        }
+
+        @Test
+        @DisplayName("§6 compressed and plain messages alternate, and each stands alone")
+        void compressedAndPlainMessagesAlternate() throws Exception {
+            String compressed = "c1 87 37 fa 21 3d c5 b2 ec f4 fe fd 21";
+            String plain = "81 85 37 fa 21 3d 7f 9f 4d 51 58", bfinal =
+                    "c1 88 00 00 00 00 f3 48 cd c9 c9 07 00 00";
+            echoes(compressed + plain + compressed + bfinal + compressed + plain + bfinal + bfinal
+                    + "01 80 00 00 00 00 80 80 00 00 00 00" + compressed,
+                    "81 05 48 65 6c 6c 6f".repeat(8) + "81 00" + "81 05 48 65 6c 6c 6f");
+        }
+
+        @Test
+        @DisplayName("§7.1.1.2, §7.2.2 each message has a window of its own, as was agreed")
+        void eachMessageHasAWindowOfItsOwn() throws Exception {
+            bothWays(chat, "/echo", raw -> {       // §7.2.3.2: the second refers to the first
+                raw.hex("c1 87 37 fa 21 3d c5 b2 ec f4 fe fd 21");
+                assertEquals("Hello", raw.line());
+                raw.hex("c1 85 37 fa 21 3d c5 fa 30 3d 37").assertClosed(1007);
+            }, OFFER);
+            // but within a message the window goes on
+            echoes(hex(masked(0xc1, bytes("f2 48 cd c9 c9 07 00 00 00 ff ff f2 00 11 00 00"))),
+                    "81 0a 48 65 6c 6c 6f 48 65 6c 6c 6f");
+        }
+
+        @Test
+        @DisplayName("§6.1 RSV1 stands on a message's first frame and nowhere else")
+        void rsv1StandsOnAFirstFrame() throws Exception {
+            for (String bad : List.of("c8 80", "c9 80", "ca 80", "40 80", "c0 80", "91 80", "a1 80",
+                    "d1 80", "e1 80", "f1 80", "c3 80", "cb 80")) {
+                fails(1002, bad);
+                fails(1002, "41 83 00 00 00 00 f2 48 cd" + bad);
+                fails(1002, "01 83 00 00 00 00 41 42 43" + bad);
+            }
+        }
+
+        @Test
+        @DisplayName("§7.2.1 compressed data is never empty")
+        void compressedDataIsNeverEmpty() throws Exception {
+            fails(1002, "c1 80 37 fa 21 3d");
+            fails(1002, "c2 80 37 fa 21 3d");
+            fails(1002, "41 80 37 fa 21 3d 00 80 37 fa 21 3d 80 80 37 fa 21 3d");
+            echoes("41 80 00 00 00 00 80 87 37 fa 21 3d c5 b2 ec f4 fe fd 21",
+                    "81 05 48 65 6c 6c 6f");
+        }
+
+        @ParameterizedTest
+        @DisplayName("§7.2.2 what is not DEFLATE data is 1007")
+        @ValueSource(strings = {"ff", "06", "07 00", "ff ff ff ff",
+            "00 05 00 fa fe 48 65 6c 6c 6f 00", "f2 00 11 00 00",
+            "78 9c f3 48 cd c9 c9 07 00 05 8c 01 f5",
+            "1f 8b 08 00 00 00 00 00 00 03 f3 48 cd c9 c9 07 00 82 89 d1 f7 05 00 00 00",
+            "f3 48 cd c9 c9 07 00 ff"})
+        void whatIsNotDeflateIs1007(String payload) throws Exception {
+            fails(1007, hex(masked(0xc1, bytes(payload))));
+            fails(1007, hex(masked(0xc2, bytes(payload))));
+        }
+
+        @Test
+        @DisplayName("§6.1, RFC 6455 §8.1 inflated text is UTF-8, or 1007")
+        void inflatedTextIsUtf8() throws Exception {
+            for (String bad : List.of("ff", "c3", "ed a0 80", "61 e2 82", "f4 90 80 80")) {
+                byte[] text = join(utf8("x".repeat(5000)), bytes(bad));
+                try (Raw raw = Raw.open(chat, "/echo", OFFER)) {
+                    raw.frame(0xc2, deflate(text));
+                    assertArrayEquals(text, inflate(raw.frame().payload()));
+                    raw.frame(0xc1, deflate(text)).assertClosed(1007);
+                }
+                fails(1007, hex(masked(0xc1, deflate(bytes(bad)))));
+            }
+            echoes(hex(masked(0xc1, deflate(utf8("é€😀")))), "81 09 " + hex(utf8("é€😀")));
+        }
+
+        @Test
+        @DisplayName("§8, RFC 6455 §10.4 the limit is that of the inflated message: a bomb is 1009")
+        void aBombIs1009() throws Exception {
+            byte[] limit = new byte[1 << 20];
+            for (int opcode : new int[] {0xc1, 0xc2})
+                try (Raw raw = Raw.open(chat, "/echo", OFFER)) {
+                    raw.frame(opcode, deflate(limit));
+                    assertArrayEquals(limit, inflate(raw.frame().payload()));
+                    raw.frame(opcode, deflate(new byte[limit.length + 1])).assertClosed(1009);
+                }
+            byte[] bomb = deflate(new byte[200 << 20]);       // 200 MiB in 200 kB
+            assertTrue(bomb.length < limit.length);
+            try (Raw raw = Raw.open(chat, "/echo", OFFER)) {
+                raw.frame(0xc1, bomb).assertClosed(1009);
+            }
+            try (Chat small = chat("--max-message=10")) {
+                assertEcho(small, hex(masked(0xc1, deflate(new byte[10]))),
+                        "81 0a" + "00".repeat(10), OFFER);
+                assertFails(small, 1009, hex(masked(0xc1, deflate(new byte[11]))), OFFER);
+                assertFails(small, 1009, "c1 8b 00 00 00 00", OFFER);       // too large before
+            }
+        }
+
+        @Test
+        @DisplayName("§7.2.3.4 half a million final blocks in a message are no trouble")
+        void manyFinalBlocksAreNoTrouble() throws Exception {
+            byte[] start = deflate(new byte[1 << 19]), blocks = new byte[1 << 20];
+            System.arraycopy(join(start, bytes("00 00 ff ff")), 0, blocks, 0, start.length + 4);
+            for (int i = start.length + 4; i < blocks.length - 2; i += 2) blocks[i] = 3;
+            blocks[blocks.length - 1] = 0;
+            try (Raw raw = Raw.open(chat, "/echo", OFFER)) {
+                raw.frame(0xc2, blocks);
+                assertArrayEquals(new byte[1 << 19], inflate(raw.frame().payload()));
+                raw.bye();
+            }
+        }
+
+        @Test
+        @DisplayName("§6.1, §7.2.1 messages go out compressed from 1 KiB on, each by itself")
+        void messagesGoOutCompressedFrom1KiBOn() throws Exception {
+            try (Raw raw = Raw.open(chat, "/echo", OFFER)) {
+                for (int size : new int[] {0, 1, 100, 1023, 1024, 1025, 65535, 65536, 1 << 20})
+                    for (int opcode : new int[] {0x81, 0x82, 0x81}) {
+                        byte[] message = utf8("Hello ".repeat(size / 6 + 1).substring(0, size));
+                        raw.frame(opcode, message);
+                        Frame frame = raw.frame();
+                        assertEquals(size < 1024 ? opcode : opcode | 0x40, frame.first());
+                        assertArrayEquals(message, size < 1024 ? frame.payload()
+                                : inflate(frame.payload()));
+                    }
+                byte[] noise = new byte[5000];
+                new Random(1).nextBytes(noise);
+                raw.frame(0x82, noise);                   // compressed it would only be longer
+                Frame frame = raw.frame();
+                assertEquals(0x82, frame.first());
+                assertArrayEquals(noise, frame.payload());
+                raw.bye();
+            }
+        }
+
+        @Test
+        @DisplayName("§7.2.1 whatever the compressed length, the tail is cut off once")
+        void whateverTheLengthTheTailIsCutOffOnce() throws Exception {
+            try (Raw raw = Raw.open(chat, "/echo", OFFER)) {
+                var random = new Random(7692);
+                var lengths = new TreeSet<Integer>();
+                for (int size = 13_400; size < 14_400; size += 2) {
+                    byte[] half = new byte[size / 2];
+                    random.nextBytes(half);
+                    String text = HexFormat.of().formatHex(half);
+                    raw.text(text);
+                    Frame frame = raw.frame();
+                    assertEquals(0xc1, frame.first());
+                    lengths.add(frame.payload().length);
+                    assertArrayEquals(utf8(text), inflate(frame.payload()));
+                }
+                // the lengths lie around 8192, where buffers like to end
+                assertTrue(lengths.first() < 8192 && lengths.last() > 8192, lengths.toString());
+                raw.bye();
+            }
+        }
+
+        @Test
+        @DisplayName("§6 in a room each gets what he agreed to, and the same line")
+        void inARoomEachGetsWhatHeAgreedTo() throws Exception {
+            try (Raw plain = Raw.open(chat, "/chat/deflate");
+                    Raw ada = Raw.open(chat, "/chat/deflate", OFFER);
+                    Raw bob = Raw.open(chat, "/chat/deflate", OFFER + "; client_max_window_bits")) {
+                for (int i = 0; i < 3; i++) {
+                    ada.frame(0xc1, deflate(utf8("Hello ".repeat(1000) + i)));
+                    String line = plain.line();
+                    assertTrue(line.endsWith(": " + "Hello ".repeat(1000) + i), line);
+                    Frame first = ada.frame(), second = bob.frame();
+                    assertEquals(0xc1, first.first());
+                    assertEquals(0xc1, second.first());
+                    assertArrayEquals(utf8(line), inflate(first.payload()));
+                    assertArrayEquals(first.payload(), second.payload());
+                }
+                for (Raw raw : List.of(plain, ada, bob)) raw.assertNothingMore();
+            }
+        }
+
+        @Test
+        @DisplayName("§6.2 messages of all kinds and sizes, compressed by someone else, come back")
+        void messagesOfAllKindsComeBack() throws Exception {
+            var random = new Random(62);
+            try (Raw raw = Raw.open(chat, "/echo", OFFER)) {
+                for (int level = -1; level <= 9; level++)
+                    for (int strategy = 0; strategy <= 2; strategy++)
+                        for (int size : new int[] {1, 10, 1000, 40_000, 200_000}) {
+                            byte[] message = new byte[size];
+                            for (int i = 0; i < size; i++)
+                                message[i] = (byte) ("Hello\n".charAt(i % 6) + random.nextInt(2));
+                            raw.write(compressed(message, level, strategy, random));
+                            Frame frame = raw.frame();
+                            assertArrayEquals(message, frame.first() == 0x82 ? frame.payload()
+                                    : inflate(frame.payload()));
+                        }
+                raw.bye();
+            }
+        }
+
+        /// A binary message, flushed now and then on the way, cut into fragments anywhere.
+        private static byte[] compressed(byte[] message, int level, int strategy, Random random) {
+            var deflater = new Deflater(level, true);
+            deflater.setStrategy(strategy);
+            var out = new ByteArrayOutputStream();
+            byte[] buffer = new byte[1 << 19];
+            for (int at = 0; at < message.length; ) {
+                int step = Math.min(message.length - at, 1 + random.nextInt(50_000));
+                deflater.setInput(message, at, step);
+                at += step;
+                int flush = at == message.length || random.nextBoolean() ? Deflater.SYNC_FLUSH
+                        : Deflater.FULL_FLUSH;
+                for (int idle = 0; idle < 2; ) {      // one that changes its strategy first idles
+                    int got = deflater.deflate(buffer, 0, buffer.length, flush);
+                    out.write(buffer, 0, got);
+                    if (got == 0) idle++;
+                }
+            }
+            deflater.end();
+            byte[] all = Arrays.copyOf(out.toByteArray(), out.size() - 4);
+            int a = random.nextInt(all.length), b = a + random.nextInt(all.length - a);
+            return join(masked(0x42, Arrays.copyOf(all, a)),
+                    masked(0x00, Arrays.copyOfRange(all, a, b)),
+                    masked(0x80, Arrays.copyOfRange(all, b, all.length)));
+        }
+    }
+
+    // ---- The chat: rooms, names, commands -----------------------------------------------------
+
+    @Nested
+    @TestInstance(TestInstance.Lifecycle.PER_CLASS)
+    @DisplayName("The chat: rooms, names, commands")
+    class RoomsAndCommands {
+        private static final String PRESENCE = "Sec-WebSocket-Protocol: presence";
+        private Chat chat;
+
+        @BeforeAll void start() throws Exception { chat = chat(); }
+        @AfterAll void stop() { chat.close(); }
+
+        /// Somebody in a room. Being here means that the server knows it.
+        private final class Member implements AutoCloseable {
+            final Raw raw;
+            String name;
+
+            /// A plain client, as the seed's; its /who shows when it has entered.
+            Member(String path) throws IOException {
+                raw = Raw.open(chat, path);
+                say("");
+                String line = raw.line();
+                assertTrue(line.matches("user-(0|[1-9]\\d{0,4}): "), line);
+                name = line.substring(0, line.length() - 2);
+            }
+
+            /// One who is told of arrivals, too; the first line is his own.
+            private Member(Raw raw) throws IOException {
+                this.raw = raw;
+                String line = raw.line();
+                assertTrue(line.matches(" [.]{4} user-(0|[1-9]\\d{0,4}) has joined[.]"), line);
+                name = line.split(" ")[2];
+            }
+
+            Member named(String nick) throws IOException {
+                String before = name;
+                name = nick;
+                return say("/nick " + nick).hears(" .... " + before + " is now " + nick + ".");
+            }
+
+            Member say(String line) throws IOException {
+                raw.text(line);
+                return this;
+            }
+
+            Member hears(String... lines) throws IOException {
+                for (String line : lines) assertEquals(line, raw.line());
+                return this;
+            }
+
+            Member hearsNothing() throws IOException {
+                raw.assertNothingMore();
+                return this;
+            }
+
+            /// Leaves properly; when that is over, the room has been told.
+            void leave() throws IOException {
+                if (raw.socket.isClosed()) return;
+                raw.hex("88 82 37 fa 21 3d 34 12");
+                Frame last;
+                do last = raw.frame(); while (last.first == 0x81);      // lines that nobody read
+                assertEquals("88 03 e8", "%x ".formatted(last.first) + hex(last.payload));
+                raw.assertEnd();
+                raw.close();
+            }
+
+            @Override
+            public void close() throws IOException { leave(); }
+        }
+
+        private Member present(String path) throws IOException {
+            return new Member(Raw.open(chat, path, PRESENCE));
+        }
+
+        // -- What is seen --
+
+        @Test
+        @DisplayName("a plain client sees what is said and who has left, to the byte, and no more")
+        void aPlainClientSeesTheSeedsLines() throws Exception {
+            String gone;
+            try (var ada = new Member("/chat/plain")) {
+                try (var bob = present("/chat/plain")) {
+                    ada.hearsNothing();                                   // of his arrival
+                    bob.say("hello");
+                    String line = bob.name + ": hello";
+                    for (Raw raw : List.of(ada.raw, bob.raw))
+                        assertEquals(hex(join(bytes("81 %02x".formatted(line.length())),
+                                utf8(line))), raw.readHex(2 + line.length()));
+                    gone = bob.name;
+                }
+                String line = " .... " + gone + " has left.";
+                assertEquals(hex(join(bytes("81 %02x".formatted(line.length())), utf8(line))),
+                        ada.raw.readHex(2 + line.length()));
+                ada.hearsNothing();
+            }
+        }
+
+        @Test
+        @DisplayName("a text message has the sender's name before it and is otherwise unchanged")
+        void nothingThatIsSaidIsChanged() throws Exception {
+            try (var ada = new Member("/chat/same"); var bob = present("/chat/same")) {
+                for (String text : List.of("", " ", "\n", "a\r\nb\n", "\0", "\u001b[31m", "😀é€",
+                        "e\u0301", "<script>alert(1)</script>&amp;", " .... user-1 has left.",
+                        "user-1: not I", "\u202egnp.exe", " /help", "\ufeff", "x".repeat(70_000)))
+                    for (Member speaker : List.of(ada, bob)) {
+                        speaker.say(text);
+                        ada.hears(speaker.name + ": " + text);
+                        bob.hears(speaker.name + ": " + text);
+                    }
+                bob.raw.frame(0x01, utf8("one ")).frame(0x00).frame(0x80, utf8("line"));
+                ada.hears(bob.name + ": one line").hearsNothing();
+                bob.hears(bob.name + ": one line").hearsNothing();
+            }
+        }
+
+        @Test
+        @DisplayName("§1.9 the subprotocol presence tells of arrivals, of one's own first")
+        void presenceTellsOfArrivals() throws Exception {
+            try (var ada = present("/chat/here")) {
+                assertTrue(ada.raw.head.contains("\r\nSec-WebSocket-Protocol: presence\r\n"));
+                try (var bob = present("/chat/here"); var eve = new Member("/chat/here")) {
+                    ada.hears(" .... " + bob.name + " has joined.",
+                            " .... " + eve.name + " has joined.", eve.name + ": ");
+                    bob.hears(" .... " + eve.name + " has joined.", eve.name + ": ");
+                    bob.hearsNothing();
+                    eve.hearsNothing();
+                }
+                try (var elsewhere = present("/chat/there")) {
+                    elsewhere.hearsNothing();
+                }
+                for (int i = 0; i < 2; i++) assertTrue(ada.raw.line().endsWith(" has left."));
+                ada.hearsNothing();
+            }
+        }
+
+        @ParameterizedTest
+        @DisplayName("who leaves, in whatever way, has left once; he himself is not told")
+        @ValueSource(strings = {"88 82 37 fa 21 3d 34 12", "88 80 37 fa 21 3d", "FIN", "RST",
+            "FIN inside 81 85 37 fa 21 3d 7f", "RST inside 01 85 37 fa 21 3d 7f", "81 05", "83 80",
+            "82 80 00 00 00 00", "81 81 37 fa 21 3d c8",
+            "81 ff 00 00 00 00 00 10 00 01 37 fa 21 3d"})
+        void whoLeavesHasLeftOnce(String way) throws Exception {
+            try (var ada = new Member("/chat/left"); var eve = new Member("/chat/left")) {
+                ada.hears(eve.name + ": ");
+                eve.say("I go").hears(eve.name + ": I go");
+                ada.hears(eve.name + ": I go");
+                eve.raw.hex(way.replaceAll("FIN|RST|inside", ""));
+                if (way.startsWith("RST")) eve.raw.reset();
+                if (way.startsWith("FIN")) eve.raw.socket.shutdownOutput();
+                if (!way.startsWith("RST")) {
+                    byte[] last = eve.raw.in.readAllBytes();          // at most a Close
+                    if (last.length > 0) assertEquals("88 %02x".formatted(last.length - 2),
+                            hex(last).substring(0, 5));
+                }
+                eve.raw.close();
+                ada.hears(" .... " + eve.name + " has left.").hearsNothing();
+                ada.say("/who").hears(" .... 1 here: " + ada.name);
+            }
+        }
+
+        @Test
+        @DisplayName("the first one to come back to a room finds it empty")
+        void aRoomExistsWhileItHasMembers() throws Exception {
+            for (int i = 0; i < 3; i++)
+                try (var ada = present("/chat/again"); var bob = present("/chat/again")) {
+                    bob.say("/who").hears(" .... 2 here: " + Stream.of(ada.name, bob.name).sorted()
+                            .collect(Collectors.joining(", ")));
+                }
+        }
+
+        @Test
+        @DisplayName("many who come and go at the same time: each has joined once, then left once")
+        void whoComesAndGoesLeavesNoGhost() throws Exception {
+            try (var ada = present("/chat/station"); var pool = Executors.newFixedThreadPool(8)) {
+                var futures = new ArrayList<Future<String>>();
+                for (int i = 0; i < 120; i++) {
+                    int way = i % 3;
+                    futures.add(pool.submit(() -> {
+                        var guest = present("/chat/station");
+                        if (way == 0) guest.raw.frame(0x88);
+                        if (way == 1) guest.raw.reset();
+                        guest.raw.close();
+                        return guest.name;
+                    }));
+                }
+                var guests = new TreeSet<String>();
+                for (var future : futures) guests.add(future.get());
+                var here = new TreeSet<String>();
+                var gone = new TreeSet<String>();
+                while (gone.size() < futures.size()) {
+                    String[] words = ada.raw.line().split(" ");
+                    assertEquals("joined.".equals(words[4]), here.add(words[2]), words[2]);
+                    if (words[4].equals("left.")) assertTrue(gone.add(words[2]), words[2]);
+                }
+                assertEquals(guests, gone);
+                ada.hearsNothing().say("/who").hears(" .... 1 here: " + ada.name);
+            }
+        }
+
+        @Test
+        @DisplayName("all members of a room see the same lines in the same order")
+        void allSeeTheSameOrder() throws Exception {
+            int people = 6, lines = 60;
+            try (var pool = Executors.newVirtualThreadPerTaskExecutor()) {
+                var members = new ArrayList<Member>();
+                for (int i = 0; i < people; i++) members.add(present("/chat/order"));
+                for (int i = 0; i < people; i++)
+                    for (int later = i + 1; later < people; later++)
+                        members.get(i).hears(" .... " + members.get(later).name + " has joined.");
+                var heard = new ArrayList<Future<List<String>>>();
+                for (Member member : members) {
+                    pool.submit(() -> {
+                        for (int i = 0; i < lines; i++) member.say("" + i);
+                        return null;
+                    });
+                    heard.add(pool.submit(() -> {
+                        var all = new ArrayList<String>();
+                        while (all.size() < people * lines) all.add(member.raw.line());
+                        return all;
+                    }));
+                }
+                List<String> all = heard.get(0).get();
+                for (var future : heard) assertEquals(all, future.get());
+                for (Member member : members) {
+                    assertEquals(IntStream.range(0, lines).mapToObj(i -> member.name + ": " + i)
+                            .toList(), all.stream().filter(l -> l.startsWith(member.name + ":"))
+                            .toList());
+                    member.raw.close();
+                }
+            }
+        }
+
+        @Test
+        @DisplayName("§7.4.1 binary is refused by a room with 1003, and never becomes a line")
+        void aRoomIsForText() throws Exception {
+            try (var ada = new Member("/chat/text"); var eve = new Member("/chat/text")) {
+                ada.hears(eve.name + ": ");
+                eve.raw.frame(0x82, (byte) 1, (byte) 2, (byte) 0xff).frame(0x81, utf8("more"));
+                assertTrue(eve.raw.assertClosed(1003).contains("§7.4.1"));
+                eve.raw.close();
+                ada.hears(" .... " + eve.name + " has left.").hearsNothing();
+            }
+        }
+
+        // -- Over a thousand --
+
+        @Test
+        @DisplayName("above 1,000 members nobody comes or goes with a word; names stay unique")
+        void aCrowdIsNotToldWhoComesAndGoes() throws Exception {
+            assertEquals(1000, Chat.Rooms.CROWD);
+            var names = new TreeSet<String>();
+            var crowd = new ArrayList<Raw>();
+            String gone;
+            try (var ada = present("/chat/crowd")) {
+                names.add(ada.name);
+                while (crowd.size() < Chat.Rooms.CROWD - 2) {
+                    crowd.add(Raw.open(chat, "/chat/crowd"));
+                    String line = ada.raw.line();
+                    assertTrue(line.endsWith(" has joined."), line);
+                    assertTrue(names.add(line.split(" ")[2]), line);
+                }
+                try (var last = present("/chat/crowd")) {             // he makes them a thousand
+                    ada.hears(" .... " + last.name + " has joined.");
+                    names.add(gone = last.name);
+                    try (var more = present("/chat/crowd")) {         // and he is one too many
+                        names.add(more.name);
+                        assertEquals(Chat.Rooms.CROWD + 1, names.size(), "a name was given twice");
+                        for (Member member : List.of(ada, last)) member.hearsNothing();
+                        more.say("/who").hears(" .... 1001 here: " + names.stream().limit(100)
+                                .collect(Collectors.joining(", ")) + ", and 901 more");
+                        more.say("hello");
+                        for (Member member : List.of(ada, last, more))
+                            member.hears(more.name + ": hello");
+                        for (Raw raw : crowd) assertEquals(more.name + ": hello", raw.line());
+                    }
+                    for (Member member : List.of(ada, last)) member.hearsNothing();
+                }
+                ada.hears(" .... " + gone + " has left.").hearsNothing();
+            } finally {
+                for (Raw raw : crowd) raw.close();
+            }
+        }
+
+        // -- Rooms by path --
+
+        @Test
+        @DisplayName("/, /chat and /chat/lobby are one room, whatever the query and the writing")
+        void theLobbyHasManyPaths() throws Exception {
+            var members = new ArrayList<Member>();
+            for (String path : List.of("/", "/chat", "/chat/lobby", "/?room=b", "/chat?x=/y",
+                    "/chat?", "/chat/lobby?/../x", "/chat/%6c%6Fbby", "http://localhost/chat",
+                    "http://localhost/", "http://localhost?x", "https://localhost/chat/lobby"))
+                members.add(present(path));
+            try (var elsewhere = present("/chat/Lobby"); var echo = Raw.open(chat, "/echo")) {
+                var last = members.get(members.size() - 1);
+                last.say("hello").hears(last.name + ": hello");
+                for (Member member : members) {
+                    String line;
+                    do line = member == last ? last.name + ": hello" : member.raw.line();
+                    while (line.endsWith(" has joined."));
+                    assertEquals(last.name + ": hello", line, member.raw.head);
+                }
+                elsewhere.hearsNothing();
+                echo.assertNothingMore();
+            }
+            for (Member member : members) member.raw.close();
+        }
+
+        @ParameterizedTest
+        @DisplayName("a room's name is letters and digits of any script, - and _, however written")
+        @CsvSource({"caf%C3%A9, caf%c3%a9", "caf%C3%A9, cafe%CC%81", "a-_9, %61%2D%5f9",
+            "%E4%B8%AD%E6%96%87, %e4%b8%ad%e6%96%87", "%D9%A3, %D9%A3",
+            "%E0%A4%B9%E0%A4%BF, %E0%A4%B9%E0%A4%BF", "%F0%90%90%80, %F0%90%90%80"})
+        void aRoomsNameMayBeOfAnyScript(String one, String other) throws Exception {
+            try (var ada = present("/chat/" + one); var bob = present("/chat/" + other)) {
+                ada.hears(" .... " + bob.name + " has joined.");
+            }
+        }
+
+        @Test
+        @DisplayName("a room's name has up to 64 characters; upper and lower case are two rooms")
+        void aRoomsNameHas64Characters() throws Exception {
+            for (String letter : List.of("x", "%C3%A9", "%F0%90%90%80"))
+                try (var ada = present("/chat/" + letter.repeat(64))) {
+                    ada.say("/who").hears(" .... 1 here: " + ada.name);
+                    assertNotFound("/chat/" + letter.repeat(65));
+                }
+            try (var ada = present("/chat/case"); var bob = present("/chat/Case")) {
+                ada.hearsNothing();
+                bob.say("/who").hears(" .... 1 here: " + bob.name);
+            }
+        }
+
+        private void assertNotFound(String path) throws IOException {
+            try (Raw raw = new Raw(chat.webSocketPort()).ascii(request(path))) {
+                String answer = raw.readAll();
+                assertTrue(answer.startsWith("HTTP/1.1 404 Not Found\r\n"), path + ": " + answer);
+            }
+        }
+
+        @ParameterizedTest
+        @DisplayName("§4.2.2 every other path is 404")
+        @ValueSource(strings = {"/chat/", "/chat/a/", "/chat/a/b", "/chat/a%2Fb", "/chat/a%20b",
+            "/chat/a+b", "/chat/.", "/chat/..", "/chat/%2e%2e", "//", "//chat", "/chat//a",
+            "/chat/a.b", "/chat/%00", "/chat/%0d%0aX:y", "/chat/%", "/chat/%4", "/chat/%zz",
+            "/chat/%-1", "/chat/%+a", "/chat/%ff", "/chat/%C0%AE", "/chat/%ed%a0%80",
+            "/chat/%F0%9F%98%80", "/chat/a%E2%80%8Db", "/chat/%3Cb%3E", "/chat/a;b", "/Chat",
+            "/chatx", "/chat%2Fa", "/echo/", "/echo/a", "/Echo", "/trace", "/index.html",
+            "/favicon.ico", "http://localhost/other"})
+        void everyOtherPathIs404(String path) throws Exception { assertNotFound(path); }
+
+        @Test
+        @DisplayName("/echo sends each message back as it came, and is no part of the chat")
+        void echoSendsBackWhatCame() throws Exception {
+            try (Raw raw = Raw.open(chat, "/echo?x", PRESENCE); var ada = new Member("/")) {
+                assertFalse(raw.head.contains("Sec-WebSocket-Protocol"), raw.head);
+                for (String text : List.of("", "/help", "//x", "\0", "😀"))
+                    assertEquals(text, raw.text(text).line());
+                Frame frame = raw.frame(0x82, bytes("01 02 ff")).frame();
+                assertEquals("82: 01 02 ff", "%02x: ".formatted(frame.first) + hex(frame.payload));
+                raw.assertNothingMore();
+                ada.hearsNothing();
+            }
+        }
+
+        // -- Names and commands --
+
+        @Test
+        @DisplayName("user-N is chosen at random: two servers don't begin with the same names")
+        void namesAreRandom() throws Exception {
+            var names = new ArrayList<String>();
+            for (int i = 0; i < 2; i++)
+                try (Chat other = chat(); Raw a = Raw.open(other, "/", PRESENCE);
+                        Raw b = Raw.open(other, "/", PRESENCE)) {
+                    names.add(a.line() + b.line());
+                }
+            assertNotEquals(names.get(0), names.get(1));
+        }
+
+        @Test
+        @DisplayName("/nick tells the room, and from then on it is the name")
+        void nickChangesTheName() throws Exception {
+            try (var ada = new Member("/chat/nick"); var bob = present("/chat/nick")) {
+                String before = ada.name;
+                ada.named("Ada-1_ü").say("hi").hears("Ada-1_ü: hi").say("/who");
+                bob.hears(" .... " + before + " is now Ada-1_ü.", "Ada-1_ü: hi").hearsNothing();
+                ada.hears(" .... 2 here: Ada-1_ü, " + bob.name);
+                ada.say("/nick \t \n Ada-2 \n").hears(" .... Ada-1_ü is now Ada-2.");
+                bob.hears(" .... Ada-1_ü is now Ada-2.");
+                ada.leave();
+                bob.hears(" .... Ada-2 has left.").hearsNothing();
+            }
+        }
+
+        @Test
+        @DisplayName("a name is unique in the server, in other writings too, and free again later")
+        void aNameIsUniqueInTheServer() throws Exception {
+            try (var ada = new Member("/chat/one").named("Ádä");
+                    var bob = new Member("/chat/two")) {
+                for (String same : List.of("Ádä", "ádä", "ÁDÄ", "A\u0301da\u0308", "Ａ\u0301dä"))
+                    bob.say("/nick " + same).hears(" .... The name " + java.text.Normalizer
+                            .normalize(same, java.text.Normalizer.Form.NFC) + " is taken.");
+                bob.say("/nick " + ada.name + "x").hears(" .... " + bob.name + " is now Ádäx.");
+                ada.hearsNothing();
+                ada.named("ádä").named("eve");            // one's own name in another writing
+                bob.say("/nick ÁDÄ").hears(" .... Ádäx is now ÁDÄ.");
+                ada.say("/nick ádä").hears(" .... The name ádä is taken.");
+                bob.leave();
+                ada.named("ádä");
+                try (var free = new Member("/chat/two").named("eve")) {
+                    free.hearsNothing();
+                }
+            }
+        }
+
+        @Test
+        @DisplayName("nobody is given or can take the user-N of another who is here")
+        void aGivenNameIsTaken() throws Exception {
+            try (var ada = new Member("/chat/given"); var bob = new Member("/chat/elsewhere")) {
+                bob.say("/nick " + ada.name).hears(" .... The name " + ada.name + " is taken.");
+                bob.say("/nick " + ada.name.toUpperCase(Locale.ROOT)).hears(" .... The name "
+                        + ada.name.toUpperCase(Locale.ROOT) + " is taken.");
+                ada.hearsNothing();
+            }
+        }
+
+        @ParameterizedTest
+        @DisplayName("a name has 1 to 24 letters, digits, - or _; only who asked is told otherwise")
+        @ValueSource(strings = {"/nick", "/nick ", "/nick a b", "/nick a:b", "/nick a.b",
+            "/nick <b>", "/nick 😀", "/nick a\u202eb", "/nick a\u200db", "/nick \u0007",
+            "/nick a\nb", "/nick xxxxxxxxxxxxxxxxxxxxxxxxx", "/nick /nick"})
+        void aNameHas1To24Letters(String line) throws Exception {
+            try (var ada = new Member("/chat/bad"); var bob = present("/chat/bad")) {
+                ada.say(line).hears(" .... A name has 1 to 24 letters, digits, - or _.")
+                        .hearsNothing();
+                bob.hearsNothing();
+                ada.say("still me").hears(ada.name + ": still me");
+                ada.named("x".repeat(24)).named("中".repeat(24)).named("\ud801\udc00".repeat(24));
+            }
+        }
+
+        @Test
+        @DisplayName("/who names those of this room, sorted, to the one who asked")
+        void whoNamesThoseOfThisRoom() throws Exception {
+            try (var eve = new Member("/chat/who").named("eve2");
+                    var ada = new Member("/chat/who").named("ada2");
+                    var elsewhere = new Member("/chat/whose").named("bob2")) {
+                for (int i = 0; i < 2; i++) eve.raw.line();       // ada's first words, her new name
+                eve.say("/who").hears(" .... 2 here: ada2, eve2").hearsNothing();
+                ada.say(" /who").hears(ada.name + ":  /who").say("/who   me?")
+                        .hears(" .... 2 here: ada2, eve2").hearsNothing();
+                elsewhere.say("/who\n").hears(" .... 1 here: bob2").hearsNothing();
+            }
+        }
+
+        @Test
+        @DisplayName("/help names every command, to the one who asked")
+        void helpNamesEveryCommand() throws Exception {
+            try (var ada = new Member("/chat/help"); var bob = present("/chat/help")) {
+                ada.say("/help").hears(" .... /nick NAME changes your name, /who lists who is "
+                        + "here, /help is this. // at the start says a /.").hearsNothing();
+                bob.hearsNothing();
+            }
+        }
+
+        @ParameterizedTest
+        @DisplayName("an unknown command gets an answer and is not broadcast")
+        @CsvSource({"/foo, /foo", "/, /", "/ nick x, /", "/Nick x, /Nick", "/nickx, /nickx",
+            "/whö, /whö", "/<b>hi</b> there, /<b>hi</b>"})
+        void anUnknownCommandGetsAnAnswer(String line, String command) throws Exception {
+            try (var ada = new Member("/chat/foo"); var bob = present("/chat/foo")) {
+                ada.say(line).hears(" .... There is no command " + command + ". Try /help.");
+                bob.hearsNothing();
+            }
+        }
+
+        @Test
+        @DisplayName("a long unknown command does not come back in full, nor with half a character")
+        void aLongCommandIsShortened() throws Exception {
+            try (var ada = new Member("/chat/long")) {
+                for (String letter : List.of("x", "é", "😀")) {
+                    String line = ada.say("/" + letter.repeat(1000)).raw.line();
+                    assertTrue(line.matches(" [.]{4} There is no command /" + letter + "{3,} … "
+                            + letter + "+[.] Try /help[.]"), line);
+                    assertTrue(line.length() < 100, line);
+                }
+            }
+        }
+
+        @Test
+        @DisplayName("// at the start says a /")
+        void twoSlashesSayOne() throws Exception {
+            try (var ada = new Member("/chat/slash"); var bob = new Member("/chat/slash")) {
+                ada.hears(bob.name + ": ");
+                for (String said : List.of("/", "/nick x", "//x", "/ ", "/é\n")) {
+                    ada.say("/" + said).hears(ada.name + ": " + said);
+                    bob.hears(ada.name + ": " + said);
+                }
+            }
+        }
+
+        // -- A client by others --
+
+        @Test
+        @DisplayName("the JDK's own client sees the same lines as one of raw bytes")
+        void anIndependentClientSeesTheSameLines() throws Exception {
+            var lines = new LinkedBlockingQueue<String>();
+            var listener = new WebSocket.Listener() {
+                private final StringBuilder text = new StringBuilder();
+
+                @Override
+                public CompletionStage<?> onText(WebSocket socket, CharSequence part,
+                        boolean last) {
+                    text.append(part);
+                    if (last) {
+                        lines.add(text.toString());
+                        text.setLength(0);
+                    }
+                    socket.request(1);
+                    return null;
+                }
+            };
+            try (var ada = present("/chat/jdk"); HttpClient client = HttpClient.newHttpClient()) {
+                WebSocket socket = client.newWebSocketBuilder().subprotocols("presence")
+                        .buildAsync(URI.create("ws://localhost:" + chat.webSocketPort()
+                        + "/chat/jdk"), listener).join();
+                socket.sendText("/nick jdk", true).join();
+                socket.sendText("from ", false).join();
+                socket.sendText("elsewhere 😀", true).join();
+                String arrival = ada.raw.line(), name = arrival.split(" ")[2];
+                ada.hears(" .... " + name + " is now jdk.", "jdk: from elsewhere 😀").say("bye");
+                for (String line : List.of(arrival, " .... " + name + " is now jdk.",
+                        "jdk: from elsewhere 😀", ada.name + ": bye"))
+                    assertEquals(line, lines.poll(PATIENCE, TimeUnit.SECONDS));
+                socket.sendClose(WebSocket.NORMAL_CLOSURE, "").join();
+                ada.hears(ada.name + ": bye", " .... jdk has left.").hearsNothing();
+                assertTrue(lines.isEmpty(), lines.toString());
+            }
+        }
+    }
+
+    // ---- Slow readers: nobody waits for them --------------------------------------------------
+
+    @Nested
+    @DisplayName("Slow readers")
+    class SlowReaders {
+        /// Connects with little room for what has come and is not read.
+        private static Raw stalled(Chat chat, String path) throws IOException {
+            var socket = new Socket();
+            socket.setReceiveBufferSize(4096);
+            socket.connect(new InetSocketAddress(InetAddress.getLoopbackAddress(),
+                    chat.webSocketPort()));
+            return new Raw(socket).shakeHands(path);
+        }
+
+        @Test
+        @DisplayName("of 100, one stops reading and 20 MB are said: 99 get all, he is cut off")
+        void whoStopsReadingDelaysNobody() throws Exception {
+            int members = 100, lines = 200, batch = 20;
+            String filler = "x".repeat(100_000);
+            try (Chat chat = chat("--no-deflate");
+                    var executor = Executors.newVirtualThreadPerTaskExecutor();
+                    Raw slow = stalled(chat, "/chat/slow")) {
+                String slowName = slow.text("").line().replace(": ", "");
+                var others = new ArrayList<Raw>();
+                for (int i = 1; i < members; i++) {
+                    Raw raw = Raw.open(chat, "/chat/slow");
+                    raw.assertNothingMore();
+                    others.add(raw);
+                }
+                long memory = usedMemory();
+                Raw talker = others.get(0);
+                boolean told = false;
+                for (int line = 0; line < lines; line += batch) {
+                    int first = line;
+                    var heard = new ArrayList<Future<Boolean>>();
+                    for (Raw other : others) heard.add(executor.submit(() -> {
+                        boolean left = false;
+                        for (int i = first; i < first + batch; ) {
+                            String text = other.line();
+                            if (text.equals(" .... " + slowName + " has left.")) left = true;
+                            else assertTrue(text.endsWith(": " + i++ + filler), text);
+                        }
+                        return left;
+                    }));
+                    for (int i = first; i < first + batch; i++) talker.text(i + filler);
+                    var now = new HashSet<Boolean>();
+                    for (var each : heard) now.add(each.get(3 * PATIENCE, TimeUnit.SECONDS));
+                    assertEquals(1, now.size(), "some were told that he has left, some not");
+                    told |= now.contains(true);
+                }
+                assertTrue(told, "he is still there");
+                eventually(true, () -> usedMemory() - memory < 4 << 20);
+                int next = 0;                     // what he got is the beginning, without a gap
+                try {
+                    while (true) assertTrue(slow.line().endsWith(": " + next++ + filler), "a gap");
+                } catch (IOException | AssertionError end) {
+                    assertFalse("a gap".equals(end.getMessage()), "after " + next);
+                }
+                assertTrue(next < lines, "he got everything");
+                talker.text("/who");
+                assertTrue(talker.line().startsWith(" .... " + (members - 1) + " here: "));
+                for (Raw other : others) other.close();
+            }
+        }
+
+        @Test
+        @DisplayName("who talks more than he hears is slowed by that, and gets all of it")
+        void aTalkerIsSlowedNotCutOff() throws Exception {
+            int lines = 1000;
+            String filler = "x".repeat(20_000);
+            try (Chat chat = chat("--no-deflate", "--max-queue=200000");
+                    var executor = Executors.newVirtualThreadPerTaskExecutor();
+                    Raw talker = stalled(chat, "/chat/flood")) {
+                var said = new AtomicInteger();
+                var talking = executor.submit(() -> {
+                    for (int i = 0; i < lines; i++) {
+                        talker.text(i + filler);
+                        said.incrementAndGet();
+                    }
+                    return null;
+                });
+                eventually(true, () -> {                    // until he can't get rid of any more
+                    int before = said.get();
+                    Thread.sleep(100);
+                    return before == said.get();
+                });
+                assertTrue(said.get() < lines, "the server took more than it may keep");
+                for (int i = 0; i < lines; i++)
+                    assertTrue(talker.line().endsWith(": " + i + filler));
+                talking.get();
+                talker.bye();
+            }
+        }
+
+        @Test
+        @DisplayName("who only sends and never reads ends up without a connection (S4)")
+        void whoWritesIntoNothingIsCutOff() throws Exception {
+            try (Chat chat = chat("--max-queue=100000"); Raw listener = Raw.open(chat, "/chat/x");
+                    Raw deaf = stalled(chat, "/chat/x")) {
+                long memory = usedMemory();
+                byte[] pings = new byte[1000 * masked(0x89, new byte[125]).length];
+                for (int i = 0; i < 1000; i++)
+                    System.arraycopy(masked(0x89, new byte[125]), 0, pings, i * 131, 131);
+                for (int i = 0; i < 1000; i++) deaf.write(pings);           // a million
+                assertTrue(usedMemory() - memory < 4 << 20, "pongs pile up");
+                listener.assertNothingMore();
+                while (listener.in.available() == 0) listener.text("x".repeat(1000)).frame();
+            }
+        }
+    }
+
+    // ---- Limits: nobody gets more than his share ----------------------------------------------
+
+    @Nested
+    @TestInstance(TestInstance.Lifecycle.PER_CLASS)
+    @DisplayName("Limits")
+    class Limits {
+        private Chat chat;
+
+        @BeforeAll void start() throws Exception { chat = chat("--max-connections=2000"); }
+        @AfterAll void stop() { chat.close(); }
+
+        private static String answer(Chat chat, String request) throws IOException {
+            try (Raw raw = new Raw(chat.webSocketPort())) {
+                return raw.ascii(request).readAll();
+            }
+        }
+
+        /// Whoever hears an answer to a ping has been counted.
+        private static Raw guest(Chat chat) throws IOException {
+            Raw raw = Raw.open(chat, "/echo");
+            raw.assertNothingMore();
+            return raw;
+        }
+
+        private static void assertStatus(int status, String answer) {
+            assertTrue(answer.startsWith("HTTP/1.1 " + status + " "), answer);
+        }
+
+        @Test
+        @DisplayName("a head may have 8 KiB; one byte more is 431")
+        void aHeadHas8KiB() throws Exception {
+            for (String where : List.of("X: ", "/echo?")) {
+                String usual = where.equals("X: ") ? request("/echo", where) : request(where);
+                String filler = "x".repeat(Chat.WebSocket.MAX_HEAD - usual.length());
+                try (Raw raw = new Raw(chat.webSocketPort())) {
+                    assertStatus(101, raw.ascii(usual.replace(where, where + filler)).readHead());
+                }
+                assertStatus(431, answer(chat, usual.replace(where, where + filler + "x")));
+            }
+        }
+
+        @Test
+        @DisplayName("a message may have 100,000 empty fragments; one more is 1008")
+        void aMessageHas100000EmptyFragments() throws Exception {
+            int most = Chat.WebSocket.MAX_EMPTY;
+            for (int more = 0; more < 2; more++)
+                try (Raw raw = Raw.open(chat, "/echo")) {
+                    byte[] one = masked(0x00), all = new byte[(most + more) * one.length];
+                    for (int i = 0; i < all.length; i++) all[i] = one[i % one.length];
+                    all[0] = 0x01;
+                    raw.write(all);
+                    if (more == 1) raw.assertClosed(1008);
+                    else assertEquals("x", raw.frame(0x80, utf8("x")).line());
+                }
+        }
+
+        @Test
+        @DisplayName("beyond --max-connections the answer is 503, until somebody goes")
+        void beyondTheMostConnectionsTheAnswerIs503() throws Exception {
+            try (Chat small = chat("--max-connections=3"); Raw ada = guest(small);
+                    Raw bob = guest(small); Raw silent = new Raw(small.webSocketPort())) {
+                eventually(true, () -> answer(small, request("/echo")).startsWith("HTTP/1.1 503"));
+                String answer = answer(small, request("/chat"));
+                assertTrue(answer.contains("too many connections"), answer);
+                assertEquals("Hello", ada.text("Hello").line());
+                silent.socket.close();
+                bob.bye();
+                bob.socket.close();
+                eventually(true, () -> {
+                    try (Raw raw = new Raw(small.webSocketPort())) {
+                        return raw.ascii(request("/echo")).readHead().startsWith("HTTP/1.1 101");
+                    }
+                });
+                ada.assertNothingMore();
+            }
+        }
+
+        @Test
+        @DisplayName("who waits to be told 503 costs something, too: of those there are 500")
+        void theWaitingRoomHasAnEnd() throws Exception {
+            var waiting = new ArrayList<Raw>();
+            try (Chat small = chat("--max-connections=1"); Raw ada = guest(small)) {
+                boolean full = false;
+                while (!full && waiting.size() < 3 * Chat.WAITING_ROOM) {
+                    for (int i = 0; i < 100; i++) waiting.add(new Raw(small.webSocketPort()));
+                    Raw last = new Raw(small.webSocketPort());
+                    waiting.add(last);
+                    last.socket.setSoTimeout(200);
+                    try {
+                        full = last.in.read() < 0;
+                    } catch (SocketTimeoutException accepted) {
+                        full = false;
+                    } catch (SocketException reset) {
+                        full = true;
+                    }
+                }
+                assertTrue(full, "after " + waiting.size() + " connections still no end");
+                assertEquals("Hello", ada.text("Hello").line());
+            } finally {
+                for (Raw raw : waiting) raw.close();
+            }
+        }
+
+        @Test
+        @DisplayName("beyond --max-per-address the answer is 503, but not on the loopback address")
+        void oneAddressHasAFewConnections() throws Exception {
+            Optional<InetAddress> own = NetworkInterface.networkInterfaces()
+                    .flatMap(NetworkInterface::inetAddresses).filter(address ->
+                    address instanceof Inet4Address && !address.isLoopbackAddress()).findFirst();
+            assumeTrue(own.isPresent(), "this machine has no address but the loopback one");
+            try (Chat wide = chat("--host=0.0.0.0", "--max-per-address=2");
+                    Raw ada = new Raw(new Socket(own.get(), wide.webSocketPort()));
+                    Raw bob = new Raw(new Socket(own.get(), wide.webSocketPort()))) {
+                ada.shakeHands("/echo").assertNothingMore();
+                bob.shakeHands("/echo").assertNothingMore();
+                try (Raw third = new Raw(new Socket(own.get(), wide.webSocketPort()))) {
+                    assertStatus(503, third.ascii(request("/echo")).readAll());
+                }
+                for (int i = 0; i < 3; i++) guest(wide).close();
+                ada.bye();
+                ada.socket.close();
+                eventually(true, () -> {
+                    try (Raw raw = new Raw(new Socket(own.get(), wide.webSocketPort()))) {
+                        return raw.ascii(request("/echo")).readHead().startsWith("HTTP/1.1 101");
+                    }
+                });
+            }
+        }
+
+        @Test
+        @DisplayName("there are at most 10,000 rooms; beyond that 503 for a new one")
+        void thereAre10000Rooms() throws Exception {
+            try (Chat crowded = chat()) {
+                Chat.Rooms rooms = rooms(crowded);
+                var settings = Chat.WebSocket.Settings.DEFAULT;
+                var members = new ArrayList<Chat.Rooms.Member>();
+                for (int i = 0; i < Chat.Rooms.MAX_ROOMS - 1; i++)
+                    members.add(rooms.enter(new Chat.WebSocket(null, settings), "room-" + i));
+                Raw last = Raw.open(crowded, "/chat/last", "Sec-WebSocket-Protocol: presence");
+                last.line();
+                assertStatus(503, answer(crowded, request("/chat/new")));
+                Raw.open(crowded, "/chat/last").close();
+                Raw.open(crowded, "/chat/room-7").close();
+                guest(crowded).close();
+                rooms.leave(members.remove(9));
+                Raw.open(crowded, "/chat/new").close();
+                members.forEach(rooms::leave);
+                last.close();
+                eventually(true, () -> isEmpty(rooms));
+            }
+        }
+
+        @Test
+        @DisplayName("who lets more than --max-queue bytes pile up is cut off, to the byte")
+        void theQueueHasAnEnd() throws Exception {
+            var settings = new Chat.WebSocket.Settings(1 << 20, 1000, true, null, "", null,
+                    line -> { });
+            try (var reads = new Semaphoric(); var executor =
+                    Executors.newVirtualThreadPerTaskExecutor()) {
+                var opened = new CompletableFuture<Chat.WebSocket>();
+                executor.submit(() -> new Chat.WebSocket(reads, settings).serve(
+                        handshake -> List.of(), webSocket -> {
+                    opened.complete(webSocket);
+                    while (webSocket.receive() != null) continue;
+                }));
+                Chat.WebSocket webSocket = opened.get(PATIENCE, TimeUnit.SECONDS);
+                reads.stalled.set(true);
+                var hundred = new Chat.WebSocket.Message(false, new byte[98]);
+                for (int bytes = 100; bytes <= 1000; bytes += 100)
+                    assertTrue(webSocket.send(hundred), bytes + " bytes are not too many");
+                webSocket.send(hundred);                    // exceeds it; the next one finds that
+                assertFalse(webSocket.send(hundred), "1100 bytes are too many");
+                assertFalse(webSocket.send(hundred));
+                assertTrue(reads.isClosed());
+            }
+        }
+
+        /// A socket whose peer has sent a handshake, and reads nothing while it is stalled.
+        private static final class Semaphoric extends Socket {
+            final AtomicBoolean stalled = new AtomicBoolean();
+            private final CountDownLatch closed = new CountDownLatch(1);
+
+            @Override public void setTcpNoDelay(boolean on) { }
+            @Override public void setSoLinger(boolean on, int seconds) { }
+            @Override public void shutdownOutput() { }
+            @Override public boolean isClosed() { return closed.getCount() == 0; }
+            @Override public void close() { closed.countDown(); }
+
+            private int untilClosed() throws IOException {
+                try {
+                    closed.await();
+                } catch (InterruptedException interrupted) {
+                    throw new InterruptedIOException();
+                }
+                throw new SocketException("Socket closed");
+            }
+
+            @Override
+            public InputStream getInputStream() {
+                return new SequenceInputStream(new ByteArrayInputStream(utf8(request("/"))),
+                        new InputStream() {
+                    @Override public int read() throws IOException { return untilClosed(); }
+                });
+            }
+
+            @Override
+            public OutputStream getOutputStream() {
+                return new OutputStream() {
+                    @Override public void write(int one) throws IOException { write(null, 0, 1); }
+                    @Override public void write(byte[] bytes, int from, int count)
+                            throws IOException {
+                        if (stalled.get()) untilClosed();
+                    }
+                };
+            }
+        }
+
+        @Test
+        @DisplayName("1,000 declared lengths of 1 MiB cost nothing before the bytes are there (S2)")
+        void aDeclaredLengthCostsNothing() throws Exception {
+            var all = new ArrayList<Raw>();
+            try {
+                for (int i = 0; i < 1000; i++) all.add(guest(chat));
+                long before = usedMemory();
+                for (Raw raw : all) raw.hex("82 ff 00 00 00 00 00 10 00 00 37 fa 21 3d 00");
+                for (Raw raw : all) raw.write(new byte[2000]);
+                long growth = usedMemory() - before;
+                assertTrue(growth < 100 << 20, growth + " bytes for 2 MB that have come");
+                all.get(0).write(new byte[(1 << 20) - 2001]);
+                assertEquals(1 << 20, all.get(0).frame().payload().length);
+            } finally {
+                for (Raw raw : all) raw.reset();
+            }
+        }
+
+        @Test
+        @DisplayName("handshake and farewell have an end, whatever still comes (S7, S10)")
+        void handshakeAndFarewellHaveAnEnd() throws Exception {
+            int handshake = Chat.WebSocket.HANDSHAKE_TIME, farewell = Chat.WebSocket.CLOSE_TIME;
+            String start = "GET / HTTP/1.1\r\nHost: localhost\r\n";
+            Callable<Raw> silent = () -> new Raw(chat.webSocketPort());
+            Callable<Raw> half = () -> silent.call().ascii(start);
+            try (var executor = Executors.newVirtualThreadPerTaskExecutor();
+                    Raw ada = guest(chat)) {
+                var ends = List.of(executor.submit(() -> lasts(handshake, silent, "")),
+                        executor.submit(() -> lasts(handshake, silent, "X: 1\r\n")),
+                        executor.submit(() -> lasts(handshake, silent, start + "X")),
+                        executor.submit(() -> lasts(handshake, half, "X")),
+                        executor.submit(() -> lasts(handshake, half, "")),
+                        executor.submit(() -> lasts(0,
+                                () -> new Raw(chat.httpPort()).ascii(start), "X")),
+                        executor.submit(() -> lasts(farewell,
+                                () -> Raw.open(chat, "/echo").frame(0x88), "\0")),
+                        executor.submit(() -> lasts(farewell,
+                                () -> Raw.open(chat, "/echo").frame(0x83), "\0")),
+                        executor.submit(() -> lasts(farewell,
+                                () -> Raw.open(chat, "/chat/binary").frame(0x82), "\0")),
+                        executor.submit(() -> lasts(farewell, () -> Raw.open(chat,
+                                "/chat/binary").frame(0x82), new String(masked(0x01, utf8("x")),
+                                StandardCharsets.ISO_8859_1))),
+                        executor.submit(() -> lasts(farewell,
+                                () -> silent.call().ascii("nonsense\r\n"), "x")));
+                for (var end : ends) end.get();
+                assertEquals("Hello", ada.text("Hello").line());
+            }
+        }
+
+        /// The server ends the connection for good, but not before so many seconds, though a piece
+        /// comes every 50 ms ("": nothing comes).
+        private static Void lasts(int seconds, Callable<Raw> opening, String piece)
+                throws Exception {
+            long start = System.nanoTime(), most = TimeUnit.SECONDS.toNanos(3 * PATIENCE);
+            try (Raw raw = opening.call()) {
+                raw.socket.setSoTimeout(50);
+                for (boolean ended = false; !ended; ) {
+                    assertTrue(System.nanoTime() - start < most, "it never ends: " + piece);
+                    try {
+                        raw.write(piece.getBytes(StandardCharsets.ISO_8859_1));
+                        while (raw.in.read() >= 0) continue;
+                        ended = piece.isEmpty();            // FIN; but does it still take bytes?
+                        Thread.sleep(50);
+                    } catch (SocketTimeoutException nothing) {
+                        continue;
+                    } catch (SocketException reset) {
+                        ended = true;
+                    }
+                }
+            }
+            long lasted = TimeUnit.NANOSECONDS.toMillis(System.nanoTime() - start);
+            assertTrue(lasted >= 1000L * seconds, "it ended after " + lasted + " ms: " + piece);
+            return null;
+        }
+
+        @Test
+        @DisplayName("whoever goes, with FIN or RST, at any byte, leaves nothing behind (S7)")
+        void whoeverGoesAtAnyByteLeavesNothing() throws Exception {
+            byte[] life = join(utf8(request("/chat/end", "Sec-WebSocket-Protocol: presence")),
+                    masked(0x01, utf8("Hel")), masked(0x89, utf8("?")), masked(0x80, utf8("lo")),
+                    masked(0x88, bytes("03 e8")));
+            try (Chat own = chat()) {
+                Chat.Rooms rooms = rooms(own);
+                long threads = serverThreads().size();
+                for (int length = 0; length <= life.length; length++)
+                    for (boolean reset : List.of(false, true)) {
+                        Raw raw = new Raw(own.webSocketPort());
+                        raw.write(Arrays.copyOf(life, length));
+                        if (length % 3 == 0) raw.socket.shutdownOutput();
+                        if (reset) raw.reset();
+                        raw.close();
+                    }
+                eventually(true, () -> isEmpty(rooms));
+                eventually(true, () -> serverThreads().size() <= threads + 1);   // 1: the watcher
+                guest(own).close();
+            }
+        }
+
+        @Test
+        @DisplayName("without file descriptors it goes on, idly; with some again, as before")
+        void withoutFileDescriptorsItGoesOn() throws Exception {
+            assumeTrue(new File("/proc/self/fd").exists(), "only a Unix has ulimit");
+            var all = new ArrayList<Raw>();
+            try (Program chat = chatUnder(List.of("sh", "-c", "ulimit -n 80; exec \"$0\" \"$@\""))) {
+                int port = Integer.parseInt(chat.ready().group(4));
+                Raw ada = new Raw(port).shakeHands("/echo");
+                all.add(ada);
+                for (int i = 0; i < 100; i++) all.add(new Raw(port));
+                String line;
+                do line = chat.next(chat.err); while (!line.contains("can't accept"));
+                assertEquals("Hello", ada.text("Hello").line());
+                // A loop that spins leaves not one moment of rest.
+                eventually(true, () -> {
+                    Duration before = chat.process.info().totalCpuDuration().orElseThrow();
+                    Thread.sleep(500);
+                    return chat.process.info().totalCpuDuration().orElseThrow().minus(before)
+                            .toMillis() < 150;
+                });
+                for (Raw raw : all.subList(1, all.size())) raw.close();
+                Raw bob = new Raw(port).shakeHands("/echo");
+                all.add(bob);
+                assertEquals("Hello", bob.text("Hello").line());
+                assertEquals("Hello", ada.text("Hello").line());
+            } finally {
+                for (Raw raw : all) raw.close();
+            }
+        }
+
+        @Test
+        @DisplayName("--help names every limit with its value")
+        void helpNamesEveryLimit() {
+            String help = Chat.Options.USAGE.replaceAll("\\s+", " ");
+            var usual = Chat.Options.parse();
+            for (int value : new int[] {usual.maxMessage, usual.maxQueue, usual.maxConnections,
+                    usual.maxPerAddress, Chat.WebSocket.MAX_HEADERS, Chat.Rooms.MAX_ROOMS})
+                assertTrue(help.contains("" + value), value + " is not in:\n" + help);
+            for (int seconds : new int[] {Chat.WebSocket.HANDSHAKE_TIME, Chat.WebSocket.SILENCE,
+                    2 * Chat.WebSocket.SILENCE, Chat.WebSocket.CLOSE_TIME})
+                assertTrue(help.contains(seconds + " s"), seconds + " s is not in:\n" + help);
+            assertTrue(help.contains(Chat.WebSocket.MAX_HEAD / 1024 + " KiB"), help);
+        }
+    }
+
+    // ---- The command line ---------------------------------------------------------------------
+
+    @Nested
+    @DisplayName("The command line")
+    class CommandLine {
+        private static String wrong(String... arguments) {
+            return assertThrows(IllegalArgumentException.class,
+                    () -> Chat.Options.parse(arguments)).getMessage();
+        }
+
+        @Test
+        @DisplayName("without options: loopback, the seed's ports, compression, no trace")
+        void theDefaults() {
+            var options = Chat.Options.parse();
+            assertEquals("localhost 8080 12345 true false [] null", String.join(" ", options.host,
+                    "" + options.httpPort, "" + options.wsPort, "" + options.deflate,
+                    "" + options.trace, "" + options.origins, "" + options.tls));
+        }
+
+        @ParameterizedTest
+        @DisplayName("--flag value and --flag=value are the same")
+        @CsvSource({"--host, 127.0.0.1", "--http-port, 1", "--ws-port, 65535", "--max-message, 1",
+            "--max-queue, 1073741824", "--max-connections, 7", "--max-per-address, 8",
+            "--origin, https://chat.example:8443"})
+        void bothForms(String name, String value) throws Exception {
+            for (String[] form : new String[][] {{name, value}, {name + "=" + value}}) {
+                var options = Chat.Options.parse(form);
+                assertEquals(value, String.valueOf(switch (name) {
+                    case "--host" -> options.host;
+                    case "--http-port" -> options.httpPort;
+                    case "--ws-port" -> options.wsPort;
+                    case "--max-message" -> options.maxMessage;
+                    case "--max-queue" -> options.maxQueue;
+                    case "--max-connections" -> options.maxConnections;
+                    case "--max-per-address" -> options.maxPerAddress;
+                    default -> options.origins.iterator().next();
+                }));
+                assertNull(options.answer);
+            }
+        }
+
+        @Test
+        @DisplayName("options may stand in any order; --origin may stand there more than once")
+        void inAnyOrder() {
+            var options = Chat.Options.parse("--trace", "--origin", "http://a", "--no-deflate",
+                    "--origin=*", "--http-port=0", "--ws-port", "0");
+            assertTrue(options.trace && !options.deflate && options.httpPort + options.wsPort == 0);
+            assertEquals(Set.of("http://a", "*"), Set.copyOf(options.origins));
+        }
+
+        @ParameterizedTest
+        @DisplayName("a bad value is refused in words that name the option and the value")
+        @ValueSource(strings = {"--http-port=65536", "--http-port=-1", "--ws-port=x",
+            "--ws-port=1.5", "--ws-port=+1", "--ws-port=٣", "--ws-port=99999999999999999999", "--max-message=0",
+            "--max-message=1073741825", "--max-message=1k", "--max-queue=0", "--max-queue=-5",
+            "--max-connections=0", "--max-per-address=0", "--origin=chat.example", "--origin=null",
+            "--origin=https://chat.example/", "--origin=ftp://chat.example", "--origin=https://a b",
+            "--keystore=/nowhere/to-be-found.p12"})
+        void aBadValueIsRefused(String argument) {
+            String[] both = argument.split("=", 2);
+            for (String message : List.of(wrong(argument), wrong(both))) {
+                assertTrue(message.contains(both[0]), message);
+                assertTrue(message.contains(both[1]), message);
+            }
+        }
+
+        @ParameterizedTest
+        @DisplayName("what is no option, and an option without its value, is refused and named")
+        @ValueSource(strings = {"--foo", "--foo=1", "-h", "help", "--Trace", "--http-port",
+            "--origin", "--keystore", "---", "--http_port=1", "8080"})
+        void whatIsNoOptionIsRefused(String argument) {
+            for (String message : List.of(wrong(argument), wrong("--trace", argument)))
+                assertTrue(message.contains(argument.split("=")[0]), message);
+        }
+
+        @Test
+        @DisplayName("--help names every option that there is, and no other")
+        void helpIsComplete() throws Exception {
+            var named = new TreeSet<String>();
+            Matcher option = Pattern.compile("--[a-z-]+").matcher(Chat.Options.USAGE);
+            while (option.find()) named.add(option.group());
+            var known = new TreeSet<String>();
+            Matcher cases = Pattern.compile("case \"(--[a-z-]+)\"").matcher(
+                    Files.readString(FOLDER.resolve("Chat.java")));
+            while (cases.find()) known.add(cases.group(1));
+            assertEquals(known, named);
+            assertTrue(known.size() >= 13, known.toString());
+        }
+
+        @Test
+        @DisplayName("--help names the defaults and the fixed limits")
+        void helpNamesTheLimits() {
+            var options = new Chat.Options();
+            for (int value : new int[] {options.httpPort, options.wsPort, options.maxMessage,
+                    options.maxQueue, options.maxConnections, options.maxPerAddress})
+                assertTrue(Chat.Options.USAGE.contains("(" + value + ")"), "" + value);
+            for (String fixed : List.of(Chat.WebSocket.HANDSHAKE_TIME + " s",
+                    Chat.WebSocket.MAX_HEAD / 1024 + " KiB",
+                    Chat.WebSocket.MAX_HEADERS + " headers", Chat.WebSocket.SILENCE + " s",
+                    2 * Chat.WebSocket.SILENCE + " s",
+                    Chat.WebSocket.CLOSE_TIME + " s", Chat.Rooms.MAX_ROOMS + " rooms"))
+                assertTrue(Chat.Options.USAGE.contains(fixed), fixed);
+        }
+
+        // -- As a process --
+
+        @ParameterizedTest
+        @DisplayName("bad usage: message and usage on stderr, nothing on stdout, exit 2")
+        @ValueSource(strings = {"--foo", "--http-port=abc", "--explain=8"})
+        void badUsageExitsWith2(String argument) throws Exception {
+            try (Program program = Program.chat(argument)) {
+                assertEquals(2, program.exit());
+                assertEquals("[]", program.out.toString());
+                String first = program.err.remove();
+                assertTrue(first.startsWith("Chat.java: ") && first.contains(
+                        argument.split("=")[0]), first);
+                assertEquals(Chat.Options.USAGE, String.join("\n", program.err));
+            }
+        }
+
+        @Test
+        @DisplayName("--help and --version are answered on stdout, exit 0, and nothing is started")
+        void helpAndVersionExitWith0() throws Exception {
+            for (String argument : List.of("--help", "--version"))
+                try (Program program = Program.chat("--http-port=0", argument)) {
+                    assertEquals(0, program.exit());
+                    assertEquals("[]", program.err.toString());
+                    assertEquals(argument.equals("--help") ? Chat.Options.USAGE : "Chat.java "
+                            + Chat.VERSION + ", Java " + System.getProperty("java.runtime.version"),
+                            String.join("\n", program.out));
+                }
+        }
+
+        @Test
+        @DisplayName("one line on stdout names both addresses as they are; the rest is on stderr")
+        void oneLineNamesBothAddresses() throws Exception {
+            try (Program program = Program.chat("--http-port=0", "--ws-port", "0", "--trace")) {
+                Matcher line = program.ready();
+                var page = URI.create(line.group(1)).toURL().openConnection();
+                try (var in = page.getInputStream()) {
+                    assertTrue(new String(in.readAllBytes(), StandardCharsets.UTF_8)
+                            .contains(line.group(4)), "the page does not know the port");
+                }
+                assertEquals("ws://localhost:" + line.group(4) + "/", line.group(3));
+                try (Raw raw = new Raw(Integer.parseInt(line.group(4))).shakeHands("/echo")) {
+                    assertEquals("hello", raw.text("hello").line());
+                    raw.hex("83 80").assertClosed(1002);
+                }
+                program.process.destroy();                            // SIGTERM
+                assertEquals(143, program.exit());
+                assertEquals("[]", program.out.toString());
+                assertTrue(program.err.size() > 10, program.err.toString());
+            }
+        }
+
+        @Test
+        @DisplayName("without --trace a connection leaves no line anywhere when all is well")
+        void withoutTraceItIsQuiet() throws Exception {
+            try (Program program = Program.chat("--http-port=0", "--ws-port=0")) {
+                int port = Integer.parseInt(program.ready().group(4));
+                try (Raw raw = new Raw(port).shakeHands("/")) {
+                    raw.text("hello").line();
+                    raw.bye();
+                }
+                try (Raw raw = new Raw(port).shakeHands("/chat")) {
+                    raw.text("\u001b[2J\nhello").line();              // and goes without a Close
+                }
+                program.process.destroy();
+                assertEquals(143, program.exit());
+                assertEquals("[] []", program.out + " " + program.err);
+            }
+        }
+
+        @ParameterizedTest
+        @DisplayName("a port in use: one line names the port and the option, exit 1")
+        @ValueSource(strings = {"--http-port", "--ws-port"})
+        void aPortInUseExitsWith1(String option) throws Exception {
+            try (var taken = new ServerSocket(0, 1, InetAddress.getByName("localhost"));
+                    Program program = Program.chat("--http-port=0", "--ws-port=0",
+                            option + "=" + taken.getLocalPort())) {
+                assertEquals(1, program.exit());
+                assertEquals("[]", program.out.toString());
+                assertEquals(1, program.err.size(), program.err.toString());
+                String line = program.err.element();
+                for (String part : List.of("Chat.java: ", option, "" + taken.getLocalPort()))
+                    assertTrue(line.contains(part), line);
+            }
+        }
+
+        @Test
+        @DisplayName("an address that can't be had: one line names it, exit 1")
+        void anAddressThatCanNotBeHadExitsWith1() throws Exception {
+            for (String host : List.of("192.0.2.1", "no-such-host.invalid"))
+                try (Program program = Program.chat("--http-port=0", "--host", host)) {
+                    assertEquals(1, program.exit());
+                    assertEquals("[]", program.out.toString());
+                    assertEquals(1, program.err.size(), program.err.toString());
+                    String line = program.err.element();
+                    assertTrue(line.contains("--host") && line.contains(host), line);
+                }
+        }
+
+        @Test
+        @DisplayName("both ports are on the loopback address only, unless --host says otherwise")
+        void onlyTheLoopbackAddressListens() throws Exception {
+            InetAddress other = NetworkInterface.networkInterfaces()
+                    .flatMap(NetworkInterface::inetAddresses)
+                    .filter(a -> a instanceof Inet4Address && !a.isLoopbackAddress())
+                    .findFirst().orElse(null);
+            assumeTrue(other != null, "this machine has no other address");
+            try (Chat local = chat(); Chat wide = chat("--host=0.0.0.0")) {
+                for (int port : new int[] {local.httpPort(), local.webSocketPort()})
+                    assertThrows(ConnectException.class, () -> new Socket(other, port).close());
+                for (int port : new int[] {wide.httpPort(), wide.webSocketPort()})
+                    new Socket(other, port).close();
+            }
+        }
+    }
+
+    // ---- The page, over HTTP ------------------------------------------------------------------
+
+    /// What the HTTP port answers, before any script runs.
+    @Nested
+    @TestInstance(TestInstance.Lifecycle.PER_CLASS)
+    @DisplayName("The page over HTTP")
+    class PageHttp {
+        private final HttpClient client = HttpClient.newHttpClient();
+        private Chat chat;
+
+        @BeforeAll void start() throws Exception { chat = chat(); }
+        @AfterAll void stop() { chat.close(); }
+
+        private HttpResponse<String> ask(String method, String path) throws Exception {
+            return client.send(HttpRequest.newBuilder(URI.create("http://localhost:" + chat.httpPort() + path))
+                    .method(method, HttpRequest.BodyPublishers.noBody()).build(),
+                    HttpResponse.BodyHandlers.ofString());
+        }
+
+        /// Sends these header lines, all of them and no others, and returns the whole answer.
+        private String raw(Chat chat, String line, String... headers) throws Exception {
+            try (Raw raw = new Raw(chat.httpPort())) {
+                return raw.ascii(line + "\r\n" + Stream.of(headers).map(header -> header + "\r\n")
+                        .collect(Collectors.joining()) + "Connection: close\r\n\r\n").readAll();
+            }
+        }
+
+        private static String header(HttpResponse<?> response, String name) {
+            List<String> values = response.headers().allValues(name);
+            assertEquals(1, values.size(), name);
+            return values.get(0);
+        }
+
+        @Test void theSamePageIsAtTheRootAtChatAndInEachRoom() throws Exception {
+            for (String path : List.of("/", "/chat", "/chat/lobby", "/chat/tea", "/chat/a-b_9",
+                    "/chat/%D7%90", "/chat/%f0%a0%80%80", "/chat/" + "x".repeat(64), "/?query", "/chat/tea?a=b")) {
+                var page = ask("GET", path);
+                assertEquals(200, page.statusCode(), path);
+                assertTrue(page.body().startsWith("<!DOCTYPE html>"), path);
+                assertEquals(-1, page.body().indexOf("{{"), "a placeholder was left");
+                assertTrue(page.body().contains("id=\"chat-echo-area\"")
+                        && page.body().contains("id=\"chat-input\""), path);
+            }
+        }
+
+        @Test void itsHeadersSayWhatItIsAndWhatItMayDo() throws Exception {
+            var page = ask("GET", "/chat/tea");
+            assertEquals("text/html; charset=utf-8", header(page, "Content-Type"));
+            assertEquals("" + page.body().getBytes(StandardCharsets.UTF_8).length, header(page, "Content-Length"));
+            assertEquals("nosniff", header(page, "X-Content-Type-Options"));
+            assertEquals("no-referrer", header(page, "Referrer-Policy"));
+            assertEquals("no-store", header(page, "Cache-Control"));
+            String policy = header(page, "Content-Security-Policy");
+            Matcher nonce = Pattern.compile("script-src 'nonce-([^']+)'").matcher(policy);
+            assertTrue(nonce.find(), policy);
+            assertEquals(("default-src 'none'; script-src 'nonce-%1$s'; style-src 'nonce-%1$s'; connect-src "
+                    + "'self' ws://localhost:%2$d; img-src data:; base-uri 'none'; form-action 'none'; "
+                    + "frame-ancestors 'none'").formatted(nonce.group(1), chat.webSocketPort()), policy);
+            assertEquals(3, page.body().split(Pattern.quote("nonce=\"" + nonce.group(1) + '"'), -1).length,
+                    "one style, one script");
+            assertFalse(header(ask("GET", "/chat/tea"), "Content-Security-Policy").contains(nonce.group(1)),
+                    "a nonce serves once");
+        }
+
+        @Test void headIsGetWithoutTheBody() throws Exception {
+            var get = ask("GET", "/");
+            var head = ask("HEAD", "/");
+            assertEquals(200, head.statusCode());
+            assertEquals("", head.body());
+            for (String name : List.of("Content-Type", "Content-Length", "X-Content-Type-Options",
+                    "Referrer-Policy", "Cache-Control"))
+                assertEquals(header(get, name), header(head, name), name);
+            assertEquals(404, ask("HEAD", "/no").statusCode());
+            assertEquals("", ask("HEAD", "/no").body());
+        }
+
+        @Test void aConnectionServesOneRequestAfterAnother() throws Exception {
+            String request = " /chat HTTP/1.1\r\nHost: localhost\r\n\r\n";
+            try (Raw raw = new Raw(chat.httpPort())) {
+                for (String method : List.of("GET", "HEAD", "POST", "HEAD", "GET")) {
+                    String head = raw.ascii(method + request).readHead();
+                    assertTrue(head.startsWith(method.equals("POST") ? "HTTP/1.1 405" : "HTTP/1.1 200"), head);
+                    Matcher length = Pattern.compile("(?i)Content-Length: (\\d+)").matcher(head);
+                    assertTrue(length.find(), head);
+                    if (!method.equals("HEAD")) raw.read(Integer.parseInt(length.group(1)));
+                }
+            }
+        }
+
+        @Test void otherMethodsAreRefusedWithTheOnesThatWork() throws Exception {
+            for (String method : List.of("POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "FOO")) {
+                var answer = ask(method, "/chat/tea");
+                assertEquals(405, answer.statusCode(), method);
+                assertEquals("GET, HEAD", header(answer, "Allow"));
+                assertEquals("text/plain; charset=utf-8", header(answer, "Content-Type"));
+                assertFalse(answer.body().isBlank());
+            }
+        }
+
+        @Test void otherPathsAreNotFound() throws Exception {
+            for (String path : List.of("/index.html", "/favicon.ico", "/echo", "/chatter", "/chat/", "/chat/a/b",
+                    "/chat/a%2Fb", "/chat/%3Cb%3E", "/chat/a%20b", "/chat/%E2%80%AE", "/chat/%00", "/chat/%ff",
+                    "/chat/%C0%80", "/chat/" + "x".repeat(65), "/chat/..%2f", "/CHAT", "/chat/a.b", "/trace")) {
+                var answer = ask("GET", path);
+                assertEquals(404, answer.statusCode(), path);
+                assertEquals("text/plain; charset=utf-8", header(answer, "Content-Type"), path);
+                assertEquals("nosniff", header(answer, "X-Content-Type-Options"), path);
+                assertEquals(answer.body().getBytes(StandardCharsets.UTF_8).length,
+                        Integer.parseInt(header(answer, "Content-Length")), path);
+            }
+            assertEquals(404, ask("POST", "/no").statusCode());
+            for (String path : List.of("//", "//chat", "/chat//tea", "/./chat", "/chat/../chat", "*"))
+                assertTrue(raw(chat, "GET " + path + " HTTP/1.1", "Host: localhost")
+                        .matches("(?s)HTTP/1.1 40[04] .*"), path);
+        }
+
+        @Test void onlyItsOwnNamesAreAnsweredOnLoopback() throws Exception {
+            String get = "GET /chat HTTP/1.1";
+            for (String host : List.of("localhost", "LocalHost", "127.0.0.1", "[::1]"))
+                for (String port : List.of("", ":" + chat.httpPort(), ":9999"))
+                    assertTrue(raw(chat, get, "Host: " + host + port).startsWith("HTTP/1.1 200 "), host + port);
+            for (String host : List.of("evil.example", "evil.example:" + chat.httpPort(), "localhost.evil.example",
+                    "evil-localhost", "127.0.0.1.evil.example", "localhost@evil.example", "10.0.0.1", "", ":80"))
+                assertTrue(raw(chat, get, "Host: " + host).startsWith("HTTP/1.1 403 "), host);
+            assertTrue(raw(chat, get).matches("(?s)HTTP/1.1 40[03] .*"), "no Host");
+            assertTrue(raw(chat, get, "Host: localhost", "Host: evil.example").matches("(?s)HTTP/1.1 40[03] .*"), "two");
+            assertTrue(raw(chat, get, "Host: evil.example", "Host: localhost").matches("(?s)HTTP/1.1 40[03] .*"), "two");
+        }
+
+        @Test void thePolicyNamesTheHostThatWasAskedFor() throws Exception {
+            String answer = raw(chat, "GET /chat HTTP/1.1", "Host: 127.0.0.1:" + chat.httpPort());
+            assertTrue(answer.contains("connect-src 'self' ws://127.0.0.1:" + chat.webSocketPort() + ";"), answer);
+            assertTrue(answer.contains("'" + chat.webSocketPort() + "'"), "the page learns the port");
+        }
+
+        @Test void behindAProxyThePageUsesOnePortForBoth() throws Exception {
+            try (Chat behind = chat("--origin=https://chat.example")) {
+                String answer = raw(behind, "GET /chat HTTP/1.1", "Host: chat.example");
+                assertTrue(answer.startsWith("HTTP/1.1 200 "), answer);
+                assertTrue(answer.matches("(?s).*connect-src 'self' ?;.*"), answer);
+                assertFalse(answer.contains("'" + behind.webSocketPort() + "'"));
+            }
+        }
+
+        @Test void theWireIsServedOnlyWithTraceAndNeverTracesItself() throws Exception {
+            assertEquals(404, ask("GET", "/trace").statusCode());
+            try (Chat traced = chat("--trace"); Raw watcher = new Raw(traced.httpPort());
+                    Raw member = new Raw(traced.webSocketPort())) {
+                String head = watcher.ascii("GET /trace HTTP/1.1\r\nHost: localhost\r\n\r\n").readHead();
+                assertTrue(head.startsWith("HTTP/1.1 200 "), head);
+                assertTrue(head.toLowerCase(Locale.ROOT).contains("\r\ncontent-type: text/event-stream"), head);
+                var lines = new BufferedReader(new InputStreamReader(watcher.in, StandardCharsets.UTF_8));
+                while (!lines.readLine().startsWith(":")) continue;        // now it is watching
+                member.shakeHands("/echo").text("\t\n\r\ndata: forged\u001b[31m\u2028");
+                var seen = new ArrayList<String>();
+                // until both the message and its echo were shown
+                while (seen.stream().filter(line -> line.contains("TEXT frame")).count() < 2)
+                    seen.add(lines.readLine());
+                assertTrue(seen.stream().anyMatch(line -> line.matches(
+                        "data: \\d\\d:\\d\\d:\\d\\d[.]\\d{3}\t#\\d+\tin\t.*handshake.*")), seen::toString);
+                assertTrue(seen.stream().anyMatch(line -> line.matches(
+                        "data: \\d\\d:\\d\\d:\\d\\d[.]\\d{3}\t#\\d+\tout\tTEXT frame.*")), seen::toString);
+                assertTrue(seen.stream().anyMatch(line -> line.startsWith("data: 37 fa 21 3d\tmasking key\t")));
+                assertTrue(seen.stream().noneMatch(line -> line.contains("/trace")), seen::toString);
+                assertTrue(seen.stream().noneMatch(line -> line.startsWith("data: forged")), seen::toString);
+                for (String line : seen)                  // chunk sizes, comments, rows with tabs; no more
+                    assertTrue(line.matches("[0-9a-f]*|:.*|data: [^\t]*(\t[^\t]*){1,3}")
+                            && !line.contains("\u001b"), line);
+            }
+        }
+
+        @Test void theWireIsForNoOtherName() throws Exception {
+            try (Chat traced = chat("--trace")) {
+                assertTrue(raw(traced, "GET /trace HTTP/1.1", "Host: evil.example").startsWith("HTTP/1.1 403 "));
+                assertTrue(raw(traced, "POST /trace HTTP/1.1", "Host: localhost").startsWith("HTTP/1.1 405 "));
+            }
+        }
+    }
+
+    // ---- The page, in a browser ---------------------------------------------------------------
+
+    /// The page as served, in headless Chromium. Where there is none, these tests are skipped.
+    @Nested
+    @TestInstance(TestInstance.Lifecycle.PER_CLASS)
+    @DisplayName("The page in a browser")
+    class Page {
+        private static final String CONNECTED = "/^connected as [^ ]+$/.test(ui.state.textContent)";
+        private static final String LINES = "[...document.querySelectorAll('li')]"
+                + ".map(line => line.textContent).join('|')";
+        private Browser browser;
+        private Chat chat;
+
+        @BeforeAll void start() throws Exception {
+            assumeTrue(Browser.PROGRAM.isPresent(), "no Chromium on the PATH: page tests skipped");
+            browser = new Browser();
+            chat = chat();
+        }
+
+        @AfterAll void stop() throws Exception {
+            if (chat != null) chat.close();
+            if (browser != null) browser.close();
+        }
+
+        /// After each test: nothing that the policy forbids was tried, and no script failed.
+        @AfterEach void assertNothingWasForbidden() throws Exception {
+            if (browser == null) return;
+            for (Browser.Tab tab : browser.tabs)
+                assertEquals("", tab.ask("violations.join()"), "Content Security Policy");
+            assertEquals(List.of(), browser.complaints());
+            browser.closeTabs();
+        }
+
+        private String room(Chat chat, String room) {
+            return "http://localhost:" + chat.httpPort() + "/chat/" + room;
+        }
+
+        /// A tab that has joined a room.
+        private Browser.Tab join(Chat chat, String room) throws Exception {
+            Browser.Tab tab = browser.open(room(chat, room));
+            tab.until(CONNECTED + " && ui.people.textContent !== ''");
+            return tab;
+        }
+
+        private String name(Browser.Tab tab) throws Exception {
+            return tab.ask("ui.state.textContent").replace("connected as ", "");
+        }
+
+        @Test void twoTabsSeeEachOthersLinesNamesAndLeavings() throws Exception {
+            Browser.Tab first = join(chat, "two"), second = join(chat, "two");
+            String one = name(first), two = name(second);
+            first.until("ui.people.textContent === ' with 2 people'");
+            second.until("ui.people.textContent === ' with 2 people'");
+            assertEquals("two", first.ask("document.querySelector('h1').textContent"));
+            assertEquals("two", first.ask("document.title"));
+            first.say("hello");
+            second.until(LINES + ".endsWith('" + one + ": hello')");
+            second.say("/nick ada");
+            second.say("hi");
+            first.until(LINES + ".endsWith('ada: hi')");
+            second.until("ui.state.textContent === 'connected as ada'");
+            assertEquals(" .... %s has joined.| .... %s has joined.|%s: hello| .... %s is now ada.|ada: hi"
+                    .formatted(one, two, one, two), first.ask(LINES));
+            first.until("document.querySelectorAll('li.own').length === 1");
+            assertEquals(one + ": hello", first.ask("document.querySelector('.own').textContent"));
+            second.close();
+            first.until(LINES + ".endsWith(' .... ada has left.')");
+            first.until("ui.people.textContent === ', alone'");
+        }
+
+        @Test void enterSendsAndNothingEmptyIsSent() throws Exception {
+            Browser.Tab tab = join(chat, "enter");
+            assertEquals("chat-input", tab.ask("document.activeElement.id"));
+            tab.press("Enter", 13);
+            tab.say("   ");
+            assertEquals("   ", tab.ask("ui.input.value"));
+            tab.press("Escape", 27);
+            assertEquals("", tab.ask("ui.input.value"));
+            tab.say("something");
+            tab.until(LINES + ".endsWith(': something')");
+            assertEquals("", tab.ask("ui.input.value"));
+            assertEquals("2", tab.ask("document.querySelectorAll('li').length"));
+        }
+
+        @Test void enterWhileComposingBelongsToTheInputMethod() throws Exception {
+            Browser.Tab tab = join(chat, "ime");
+            tab.send("Input.imeSetComposition",
+                    "{'text':'にほん','selectionStart':3,'selectionEnd':3}".replace('\'', '"'));
+            tab.press("Enter", 13);
+            tab.press("Escape", 27);
+            assertEquals("にほん", tab.ask("ui.input.value"));
+            tab.send("Input.insertText", "{\"text\":\"日本\"}");
+            // Safari sends the Enter that commits after the composition, as key 229
+            tab.ask("ui.input.dispatchEvent(new KeyboardEvent('keydown', "
+                    + "{ key: 'Enter', keyCode: 229, bubbles: true, cancelable: true }))");
+            assertEquals("日本", tab.ask("ui.input.value"));
+            tab.press("Enter", 13);
+            tab.until(LINES + ".endsWith(': 日本')");
+            assertEquals("2", tab.ask("document.querySelectorAll('li').length"));
+        }
+
+        @Test void upRecallsTheLastLineAndKeepsWhatIsBeingTyped() throws Exception {
+            Browser.Tab tab = join(chat, "up");
+            tab.say("first");
+            tab.say("second");
+            tab.press("ArrowUp", 38);
+            assertEquals("second", tab.ask("ui.input.value"));
+            tab.press("Escape", 27);
+            tab.type("a draft");
+            tab.press("ArrowUp", 38);
+            assertEquals("a draft", tab.ask("ui.input.value"));
+        }
+
+        @Test void aPastedTextKeepsItsLineBreaks() throws Exception {
+            Browser.Tab tab = join(chat, "paste"), other = join(chat, "paste");
+            tab.ask("""
+                    (() => {
+                      const data = new DataTransfer();
+                      data.setData('text/plain', ['if (a)', '  b();', ''].join('\\r\\n'));
+                      ui.input.dispatchEvent(new ClipboardEvent('paste',
+                        { clipboardData: data, bubbles: true, cancelable: true }));
+                    })()""");
+            tab.until("ui.input.value !== ''");
+            tab.press("Enter", 13);
+            other.until("document.querySelector('.text')?.textContent === 'if (a)\\n  b();'");
+            assertEquals("true", other.ask("(({ clientHeight, clientTop }) => clientHeight > 2 * 16 * 1.45)"
+                    + "(document.querySelector('.text'))"));
+        }
+
+        @Test void whatThePageAsksForItselfIsHiddenAndWhatThePersonAsksForIsShown() throws Exception {
+            Browser.Tab tab = join(chat, "who");
+            tab.until(LINES + " === ' .... " + name(tab) + " has joined.'");
+            tab.say("/who");
+            tab.until(LINES + ".endsWith(' .... 1 here: " + name(tab) + "')");
+            tab.ask("window.dispatchEvent(new Event('online'))");
+            tab.say("/who");
+            tab.say("end");
+            tab.until(LINES + ".endsWith(': end')");
+            assertEquals("2", tab.ask(LINES + ".split(' here: ').length - 1"));
+        }
+
+        @Test void theListFollowsOnlyAReaderAtTheEndAndTheTitleCounts() throws Exception {
+            Browser.Tab tab = join(chat, "follow");
+            String atEnd = "ui.log.scrollHeight - ui.log.scrollTop - ui.log.clientHeight < 2";
+            try (Raw raw = Raw.open(chat, "/chat/follow")) {
+                for (int i = 0; i < 60; i++) raw.text("line " + i);
+                tab.until(LINES + ".endsWith(': line 59') && " + atEnd);
+                assertEquals("follow", tab.ask("document.title"));
+                tab.ask("new Promise(done => { ui.log.onscrollend = done; ui.log.scrollTop = 0; })");
+                for (int i = 0; i < 3; i++) raw.text("new " + i);
+                tab.until("ui.more.textContent === '3 new' && !ui.more.hidden");
+                assertEquals("0 (3) follow", tab.ask("ui.log.scrollTop + ' ' + document.title"));
+                tab.ask("ui.more.click()");
+                tab.until("ui.more.hidden && document.title === 'follow' && " + atEnd);
+                assertEquals("chat-input", tab.ask("document.activeElement.id"));
+                // in a hidden tab the list follows, and the title counts what was not seen
+                tab.ask("Object.defineProperty(document, 'hidden', { get: () => window.away ?? false })");
+                tab.ask("window.away = true, document.dispatchEvent("
+                        + "new Event('visibilitychange', { bubbles: true }))");
+                for (int i = 0; i < 2; i++) raw.text("unseen " + i);
+                tab.until("document.title === '(2) follow' && " + atEnd);
+                tab.ask("window.away = false, document.dispatchEvent("
+                        + "new Event('visibilitychange', { bubbles: true }))");
+                tab.until("document.title === 'follow'");
+                // who scrolls back and then says something wants to see it
+                tab.ask("new Promise(done => { ui.log.onscrollend = done; ui.log.scrollTop = 0; })");
+                tab.say("mine");
+                tab.until(LINES + ".endsWith(': mine') && " + atEnd);
+            }
+        }
+
+        @Test void itComesBackAfterTheServerWasStoppedAndStartedAgain() throws Exception {
+            Chat before = chat();
+            String[] ports = {"--http-port=" + before.httpPort(), "--ws-port=" + before.webSocketPort()};
+            Browser.Tab tab;
+            try (before) {
+                tab = join(before, "back");
+                tab.say("/nick ada");
+                tab.until("ui.state.textContent === 'connected as ada'");
+                tab.type("typed before");
+            }
+            tab.until("/^connection lost, trying again in [0-9]+ s$/.test(ui.state.textContent)");
+            tab.press("Enter", 13);
+            tab.until("ui.hint.textContent.startsWith('Not sent')");
+            assertEquals("typed before", tab.ask("ui.input.value"));
+            tab.until(LINES + ".includes('Connection lost: the server is stopping.')");
+            try (Chat after = chat(ports); Raw raw = Raw.open(after, "/chat/back")) {
+                tab.until("ui.state.textContent === 'connected as ada'");      // and not user-N
+                tab.until("ui.people.textContent === ' with 2 people'");
+                assertEquals("typed before", tab.ask("ui.input.value"));
+                tab.press("Enter", 13);
+                while (!raw.line().equals("ada: typed before")) continue;
+                tab.until("ui.input.value === '' && ui.hint.textContent === ''");
+            }
+        }
+
+        @Test void itTriesAgainAtGrowingAndJitteredDelays() throws Exception {
+            Chat before = chat();
+            // the page's timers of a second or more run out at once, and are noted
+            Browser.Tab tab = browser.open("about:blank", """
+                    window.delays = [];
+                    const realTimeout = window.setTimeout;
+                    window.setTimeout = (task, delay) => {
+                      if (delay >= 1000 && delay < 20000 || delay > 20000) delays.push(delay / 1000);
+                      return realTimeout(task, delay < 1000 ? delay : delay === 20000 ? delay : 1);
+                    };""");
+            try (before) {
+                tab.navigate(room(before, "delays"));
+                tab.until(CONNECTED);
+            }
+            tab.until("delays.length >= 12");
+            String[] delays = tab.ask("delays.join()").split(",");
+            for (int i = 0; i < 12; i++) {
+                double delay = Double.parseDouble(delays[i]), least = Math.min(30, Math.pow(2, i));
+                assertTrue(delay >= least && delay <= 2 * least, "delay " + i + ": " + delay);
+            }
+            assertTrue(Stream.of(delays).skip(5).limit(7).distinct().count() > 1, "no jitter");
+        }
+
+        @Test void itTriesAgainAtOnceWhenTheBrowserIsBackOnlineOrInSight() throws Exception {
+            Chat first = chat();
+            String[] ports = {"--http-port=" + first.httpPort(), "--ws-port=" + first.webSocketPort()};
+            // timers of a second or more never run out, so that only the event can be the cause
+            Browser.Tab tab = browser.open("about:blank", """
+                    const realTimeout = window.setTimeout;
+                    window.setTimeout = (task, delay) => delay < 1000 ? realTimeout(task, delay) : 0;""");
+            try (first) {
+                tab.navigate(room(first, "online"));
+                tab.until(CONNECTED);
+            }
+            for (String event : List.of("online", "visibilitychange")) {
+                tab.until("ui.state.textContent.startsWith('connection lost')");
+                Chat again = chat(ports);
+                try (again) {
+                    tab.ask("window.dispatchEvent(new Event('" + event + "'))");
+                    tab.until(CONNECTED);
+                }
+            }
+        }
+
+        @Test void aMessageTooLongIsExplainedAndStaysToBeShortened() throws Exception {
+            try (Chat strict = chat("--max-message=1000")) {
+                Browser.Tab tab = join(strict, "long");
+                tab.say("x".repeat(2000));
+                tab.until(LINES + ".includes('Connection lost: a message was too long.')");
+                assertEquals("Too long for the server: please shorten it.", tab.ask("ui.hint.textContent"));
+                assertEquals("2000", tab.ask("ui.input.value.length"));
+                tab.until(CONNECTED);                       // it does not try to send it again
+                assertEquals("2000", tab.ask("ui.input.value.length"));
+                tab.ask("ui.input.value = ui.input.value.slice(0, 500)");
+                tab.press("Enter", 13);
+                tab.until(LINES + ".endsWith(': " + "x".repeat(500) + "')");
+                assertEquals("", tab.ask("ui.hint.textContent + ui.input.value"));
+            }
+        }
+
+        @Test void whatWasSaidButNotHeardBackComesBackIntoTheBox() throws Exception {
+            Chat before = chat();
+            // a socket that takes the message, and then the connection is lost
+            Browser.Tab tab = browser.open("about:blank", """
+                    const { send } = WebSocket.prototype;
+                    WebSocket.prototype.send = function (line) { if (line !== 'gone') send.call(this, line); };
+                    """);
+            try (before) {
+                tab.navigate(room(before, "unheard"));
+                tab.until(CONNECTED);
+                tab.say("gone");
+                tab.type("next");
+            }
+            tab.until("ui.state.textContent.startsWith('connection lost')");
+            assertEquals("gone⏎next", tab.ask("ui.input.value"));
+            assertEquals("This may not have arrived.", tab.ask("ui.hint.textContent"));
+        }
+
+        @Test void theReasonOfAnEndIsGivenInWords() throws Exception {
+            for (var end : Map.of(1003, "only text is taken here", 1008, "a rule was broken",
+                    1009, "a message was too long", 1011, "the server failed").entrySet()) {
+                Browser.Tab tab = join(chat, "words");
+                tab.ask("sockets.at(-1).dispatchEvent(new CloseEvent('close', { code: " + end.getKey() + " }))");
+                tab.until(LINES + ".includes('Connection lost: " + end.getValue() + ".')");
+            }
+        }
+
+        @Test void hostileTextIsShownAsTextAndNothingRuns() throws Exception {
+            Browser.Tab tab = join(chat, "אב-hostile");
+            assertEquals("אב-hostile", tab.ask("document.title"));
+            List<String> hostile = List.of(
+                    "<script>window.hacked = 1</script>", "<img src=x onerror='window.hacked = 1'>",
+                    "<a href='javascript:window.hacked=1'>x</a>", "javascript:window.hacked=1",
+                    "</li></ul><style>*{display:none}</style>", "{{nonce}} ${1} &amp; &#60;b>",
+                    "\u202edesrever\u2066\u2067\u202b\u061c", "\0\1\7\b\33[31mred\33[0m\177\u0085\u2028",
+                    "one\n .... user-1 has joined.\nada: two", " .... user-1 has left.",
+                    "data:text/html,<b>", "https://a.example/\"onmouseover='window.hacked=1'", "__proto__");
+            try (Raw raw = Raw.open(chat, "/chat/%d7%90%d7%91-hostile")) {
+                raw.text("/nick \u05d0\u05d1");
+                String name = raw.line().contains("is now") ? "\u05d0\u05d1" : null;
+                assertNotNull(name, "letters of any script are names");
+                tab.until("ui.people.textContent !== ''");
+                String people = tab.ask("ui.people.textContent");
+                for (String text : hostile) raw.text(text);
+                raw.text("end");
+                tab.until("ui.log.lastElementChild.querySelector('.text')?.textContent === 'end'");
+                for (int i = 0; i < hostile.size(); i++)
+                    assertEquals(name + ": " + hostile.get(i), tab.ask(
+                            "[...document.querySelectorAll('li:has(.text)')].map(li => li.textContent)["
+                            + i + "]"));
+                assertEquals(people, tab.ask("ui.people.textContent"));
+            }
+            assertEquals("undefined", tab.ask("typeof hacked"));
+            assertEquals("A BDI LI", tab.ask("[...new Set([...log.querySelectorAll('*')]"
+                    + ".map(element => element.tagName))].sort().join(' ')"));
+            assertEquals("https://a.example/", tab.ask(
+                    "[...log.querySelectorAll('a')].map(link => link.href).join(' ')"));
+            // a message can turn its own direction of writing, not that of the name or the next line
+            assertEquals("isolate", tab.ask("[...new Set([...log.querySelectorAll('bdi')]"
+                    + ".map(element => getComputedStyle(element).unicodeBidi))].join()"));
+            assertEquals("", tab.ask("violations.join()"));
+            for (String path : List.of("/chat/%3Cscript%3E", "/chat/%E2%80%AE", "/chat/a%00"))
+                assertEquals("404", tab.ask("fetch('" + path + "').then(answer => answer.status)"));
+        }
+
+        @Test void linksInAMessageCanBeFollowedAndLeadSafelyAway() throws Exception {
+            Browser.Tab tab = join(chat, "links");
+            String here = "http://localhost:" + chat.httpPort() + "/chat/links-2";
+            tab.say("see https://example.org/a_(b), (http://example.net/?q=1&r=ö#x). HTTPS://EXAMPLE.COM! "
+                    + "ftp://no.example mailto:no https:// http://[ " + here);
+            tab.until("ui.log.querySelectorAll('a').length >= 4");
+            assertEquals("https://example.org/a_(b) _blank|http://example.net/?q=1&r=%C3%B6#x _blank|"
+                    + "https://example.com/ _blank|" + here + " ", tab.ask(
+                    "[...log.querySelectorAll('a')].map(link => link.href + ' ' + link.target).join('|')"));
+            assertEquals("noopener noreferrer", tab.ask(
+                    "[...new Set([...log.querySelectorAll('a')].map(link => link.rel))].join()"));
+            // to another room, and back and forward
+            String name = name(tab);
+            tab.ask("ui.log.querySelector('a:last-of-type').click()");
+            tab.until("document.title === 'links-2' && " + CONNECTED);
+            tab.ask("void history.back()");
+            tab.until("document.title === 'links' && " + CONNECTED);
+            tab.ask("void history.forward()");
+            tab.until("document.title === 'links-2' && " + CONNECTED);
+            tab.until("ui.people.textContent === ', alone'");
+            assertNotNull(name);
+        }
+
+        @Test void twoThousandLinesLeaveItResponsiveAndBounded() throws Exception {
+            Browser.Tab tab = join(chat, "flood");
+            tab.ask("""
+                    (() => {
+                      window.longest = 0;
+                      let last = performance.now();
+                      setInterval(() => {
+                        longest = Math.max(longest, performance.now() - last);
+                        last = performance.now();
+                      }, 10);
+                    })()""");
+            try (Raw raw = Raw.open(chat, "/chat/flood")) {
+                Thread reader = Thread.startVirtualThread(() -> {
+                    try {
+                        raw.in.transferTo(OutputStream.nullOutputStream());
+                    } catch (IOException closed) {
+                    }
+                });
+                var flood = new ByteArrayOutputStream();
+                for (int i = 0; i < 2000; i++)
+                    flood.writeBytes(masked(0x81, utf8("line " + i + ", see https://example.org/" + i)));
+                raw.write(flood.toByteArray());
+                tab.say("I can still talk");
+                tab.until(LINES + ".includes('/1999')");
+                tab.until(LINES + ".includes(': I can still talk')");
+                raw.socket.close();
+                reader.join();
+            }
+            assertEquals("1000", tab.ask("ui.log.childElementCount"));
+            tab.until("ui.log.scrollHeight - ui.log.scrollTop - ui.log.clientHeight < 2");
+            double longest = Double.parseDouble(tab.ask("longest"));
+            assertTrue(longest < 1500, "the page stood still for " + longest + " ms");
+        }
+
+        @Test void narrowScreensHaveNoHorizontalScroll() throws Exception {
+            try (Chat traced = chat("--trace"); Raw raw = Raw.open(traced, "/chat/narrow")) {
+                raw.text("/nick " + "n".repeat(24));
+                raw.text("x".repeat(400) + " https://example.org/" + "y".repeat(300) + "\n" + "z".repeat(90));
+                for (int width : List.of(320, 360, 1100)) {
+                    Browser.Tab tab = join(traced, "narrow");
+                    tab.resize(width, 640);
+                    raw.text("w".repeat(200));
+                    tab.until("document.querySelectorAll('.text, .field').length > 2");
+                    for (int open = 0; open < 2; open++) {
+                        assertEquals("", tab.ask("[document.documentElement, document.body, ui.log, ui.frames]"
+                                + ".filter(e => e.scrollWidth > e.clientWidth)"
+                                + ".map(e => e.tagName + e.id + e.scrollWidth).join()"), width + " px");
+                        assertEquals("true", tab.ask("ui.input.getBoundingClientRect().right <= innerWidth"
+                                + " && ui.input.getBoundingClientRect().bottom <= innerHeight"));
+                        tab.ask("ui.toggle.click()");
+                    }
+                    tab.close();
+                }
+            }
+        }
+
+        @Test void namesAndNoticesHaveEnoughContrastInBothSchemes() throws Exception {
+            for (String scheme : List.of("light", "dark")) {
+                Browser.Tab tab = join(chat, "contrast");
+                tab.send("Emulation.setEmulatedMedia", ("{'features':[{'name':'prefers-color-scheme',"
+                        + "'value':'" + scheme + "'}]}").replace('\'', '"'));
+                try (Raw raw = Raw.open(chat, "/chat/contrast")) {
+                    for (int i = 0; i < 200; i++) raw.text("/nick " + scheme + i).text("hello");
+                    tab.until(LINES + ".endsWith('" + scheme + "199: hello')");
+                }
+                String worst = tab.ask("""
+                        (() => {
+                          const brush = document.createElement('canvas').getContext('2d');
+                          const light = colour => {
+                            brush.fillStyle = colour;
+                            brush.fillRect(0, 0, 1, 1);
+                            const [r, g, b] = [...brush.getImageData(0, 0, 1, 1).data].map(c =>
+                              c / 255 <= .04045 ? c / 255 / 12.92 : ((c / 255 + .055) / 1.055) ** 2.4);
+                            return .2126 * r + .7152 * g + .0722 * b;
+                          };
+                          const paper = light(getComputedStyle(document.body).backgroundColor);
+                          return Math.min(...[...document.querySelectorAll('.name, .notice, #status')].map(e => {
+                            const ink = light(getComputedStyle(e).color);
+                            return (Math.max(ink, paper) + .05) / (Math.min(ink, paper) + .05);
+                          }));
+                        })()""");
+                assertTrue(Double.parseDouble(worst) >= 4.5, scheme + ": contrast " + worst);
+            }
+        }
+
+        @Test void itCanBeUsedByKeyboardAndByEar() throws Exception {
+            Browser.Tab tab = join(chat, "ear");
+            assertEquals("log messages message status alert", tab.ask("[ui.log.role, ui.log.ariaLabel, "
+                    + "ui.input.ariaLabel, ui.state.role, ui.hint.role].join(' ')"));
+            tab.press("Tab", 9);
+            assertEquals("send", tab.ask("document.activeElement.id"));
+            assertNotEquals("none", tab.ask("getComputedStyle(document.activeElement).outlineStyle"));
+            assertEquals("0", tab.ask("document.getAnimations().length"));
+        }
+
+        @Test void theWireShowsEachFrameAndWhatItsBytesMean() throws Exception {
+            try (Chat traced = chat("--trace", "--no-deflate")) {
+                Browser.Tab tab = join(traced, "wire");
+                tab.until("traces.at(-1).readyState === 1");
+                tab.say("hello");
+                // its own masked frame, and the line that goes out to all
+                String items = "[...ui.frames.querySelectorAll('li')].map(item => item.innerText)";
+                tab.until(items + ".some(item => /#[0-9]+ → server {2}TEXT frame, 5 bytes/.test(item)"
+                        + " && item.includes('masking key') && item.includes('68 65 6c 6c 6f'))");
+                tab.until(items + ".some(item => /server → #[0-9]+ {2}TEXT frame/.test(item)"
+                        + " && item.includes('6c 6c 6f'))");
+                tab.ask("[...ui.frames.querySelectorAll('.field')].findLast("
+                        + "field => field.textContent.includes('masking key')).focus()");
+                assertTrue(tab.ask("ui.meaning.textContent").contains("(§5.3)"));
+                tab.ask("[...ui.frames.querySelectorAll('.field')].findLast(field => field.textContent"
+                        + ".includes('payload')).dispatchEvent(new MouseEvent('mouseover'))");
+                assertTrue(tab.ask("ui.meaning.textContent").startsWith("payload"));
+                try (Raw raw = Raw.open(traced, "/chat/wire")) {
+                    for (int i = 0; i < 300; i++) raw.text("many");
+                    tab.until(LINES + ".split('many').length > 300");
+                }
+                tab.until("ui.frames.childElementCount === 200");
+                tab.ask("ui.toggle.click()");
+                assertEquals("true false 2", tab.ask("ui.wire.hidden + ' ' + ui.toggle.ariaExpanded"
+                        + " + ' ' + traces.at(-1).readyState"));
+                tab.navigate(room(traced, "wire-2"));               // the choice is remembered
+                tab.until("document.title === 'wire-2' && " + CONNECTED);
+                assertEquals("true", tab.ask("ui.wire.hidden"));
+                tab.ask("ui.toggle.click()");
+                tab.until("!ui.wire.hidden && traces.at(-1).readyState === 1");
+            }
+        }
+
+        @Test void withoutTraceThereIsNoWireToSee() throws Exception {
+            Browser.Tab tab = join(chat, "plain");
+            assertEquals("true true 404", tab.ask("fetch('/trace').then(answer => "
+                    + "[ui.toggle.hidden, ui.wire.hidden, answer.status].join(' '))"));
+        }
+    }
+
+    /// Headless Chromium, driven over its DevTools protocol with the JDK's own WebSocket client.
+    static final class Browser {
+        static final Optional<Path> PROGRAM = Stream.of("chromium", "chromium-browser", "google-chrome")
+                .flatMap(name -> Stream.of(System.getenv("PATH").split(File.pathSeparator))
+                        .map(folder -> Path.of(folder, name)))
+                .filter(Files::isExecutable).findFirst();
+
+        final List<Tab> tabs = new ArrayList<>();
+        private final Path profile = Files.createTempDirectory("chat-browser");
+        private final Process process;
+        private final java.net.http.WebSocket socket;
+        private final Map<Integer, CompletableFuture<String>> answers = new ConcurrentHashMap<>();
+        private final Queue<String> events = new ConcurrentLinkedQueue<>();
+        private int requests;
+
+        Browser() throws Exception {
+            process = new ProcessBuilder(PROGRAM.orElseThrow().toString(), "--headless", "--no-sandbox",
+                    "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+                    "--disable-background-networking", "--disable-component-update",
+                    "--disable-dev-shm-usage", "--remote-debugging-port=0",
+                    "--user-data-dir=" + profile, "about:blank")
+                    .redirectError(ProcessBuilder.Redirect.DISCARD)
+                    .redirectOutput(ProcessBuilder.Redirect.DISCARD).start();
+            Path port = profile.resolve("DevToolsActivePort");         // two lines: port, path
+            eventually(true, () -> Files.exists(port) && Files.readAllLines(port).size() == 2);
+            List<String> address = Files.readAllLines(port);
+            socket = HttpClient.newHttpClient().newWebSocketBuilder().buildAsync(URI.create(
+                    "ws://127.0.0.1:" + address.get(0) + address.get(1)),
+                    new java.net.http.WebSocket.Listener() {
+                        private final StringBuilder text = new StringBuilder();
+
+                        @Override
+                        public CompletionStage<?> onText(java.net.http.WebSocket socket,
+                                CharSequence part, boolean last) {
+                            text.append(part);
+                            if (last) {
+                                heard(text.toString());
+                                text.setLength(0);
+                            }
+                            socket.request(1);
+                            return null;
+                        }
+                    }).get();
+        }
+
+        private void heard(String message) {
+            Matcher id = Pattern.compile("^\\{\"id\":(\\d+)").matcher(message);
+            if (id.find()) answers.remove(Integer.valueOf(id.group(1))).complete(message);
+            else events.add(message);
+        }
+
+        /// Sends a command, parameters as JSON, to the browser or to one tab; returns the answer.
+        synchronized String send(String session, String method, String parameters) throws Exception {
+            var answer = new CompletableFuture<String>();
+            answers.put(++requests, answer);
+            socket.sendText("{\"id\":%d,\"method\":\"%s\",\"params\":%s%s}".formatted(requests, method,
+                    parameters, session == null ? "" : ",\"sessionId\":\"" + session + '"'), true).get();
+            return answer.get(30, TimeUnit.SECONDS);
+        }
+
+        /// A string of an answer: `find(answer, "targetId")`
+        static String find(String json, String key) {
+            Matcher value = Pattern.compile('"' + key + "\":\"((?:[^\"\\\\]|\\\\.)*+)\"").matcher(json);
+            assertTrue(value.find(), () -> "no " + key + " in " + json);
+            return Pattern.compile("\\\\(?:u(....)|(.))").matcher(value.group(1)).replaceAll(escape ->
+                    Matcher.quoteReplacement(escape.group(1) != null
+                            ? "" + (char) Integer.parseInt(escape.group(1), 16)
+                            : "" + "\n\t\r\b\f\"\\/".charAt("ntrbf\"\\/".indexOf(escape.group(2)))));
+        }
+
+        static String quote(String text) {
+            return '"' + text.chars().mapToObj(c -> c < ' ' || c == '"' || c == '\\' || c > '~'
+                    ? "\\u%04x".formatted(c) : "" + (char) c).collect(Collectors.joining()) + '"';
+        }
+
+        /// A new tab, in a profile of its own: no storage in common with any other.
+        Tab open(String url, String... scripts) throws Exception {
+            String context = find(send(null, "Target.createBrowserContext", "{}"), "browserContextId");
+            String target = find(send(null, "Target.createTarget",
+                    "{\"url\":\"about:blank\",\"browserContextId\":\"" + context + "\"}"), "targetId");
+            Tab tab = new Tab(context, find(send(null, "Target.attachToTarget",
+                    "{\"targetId\":\"" + target + "\",\"flatten\":true}"), "sessionId"));
+            for (String domain : List.of("Page", "Runtime", "Log", "Audits"))
+                tab.send(domain + ".enable", "{}");
+            tab.beforeEachPage("""
+                    window.violations = [];
+                    addEventListener('securitypolicyviolation', event =>
+                      violations.push(event.violatedDirective + ' ' + event.blockedURI));
+                    // the page's elements by id, with better names for some; its connections
+                    window.ui = new Proxy({ log: 'chat-echo-area', input: 'chat-input', more: 'new' },
+                      { get: (names, name) => document.getElementById(names[name] ?? name) });
+                    window.sockets = [];
+                    window.traces = [];
+                    const keep = (type, list) => class extends type {
+                      constructor(...all) { super(...all); list.push(this); }
+                    };
+                    window.WebSocket = keep(WebSocket, sockets);
+                    window.EventSource = keep(EventSource, traces);""");
+            for (String script : scripts) tab.beforeEachPage(script);
+            tab.navigate(url);
+            tabs.add(tab);
+            return tab;
+        }
+
+        /// What tabs reported: uncaught exceptions, and breaches of the Content Security Policy.
+        List<String> complaints() {
+            var complaints = events.stream().filter(event ->
+                    event.contains("\"method\":\"Runtime.exceptionThrown\"")
+                    || event.contains("ContentSecurityPolicy")
+                    || event.contains("Content Security Policy")).toList();
+            events.clear();
+            return complaints;
+        }
+
+        void closeTabs() throws Exception {
+            for (Tab tab : List.copyOf(tabs)) tab.close();
+        }
+
+        void close() throws Exception {
+            send(null, "Browser.close", "{}");
+            if (!process.waitFor(10, TimeUnit.SECONDS)) process.destroyForcibly().waitFor();
+            try (Stream<Path> files = Files.walk(profile)) {
+                files.sorted(Comparator.reverseOrder()).forEach(file -> file.toFile().delete());
+            }
+        }
+
+        final class Tab {
+            private final String context, session;
+
+            Tab(String context, String session) {
+                this.context = context;
+                this.session = session;
+            }
+
+            String send(String method, String parameters) throws Exception {
+                String answer = Browser.this.send(session, method, parameters);
+                assertFalse(answer.contains("\"error\":{"), answer);
+                return answer;
+            }
+
+            void beforeEachPage(String script) throws Exception {
+                send("Page.addScriptToEvaluateOnNewDocument", "{\"source\":" + quote(script) + "}");
+            }
+
+            void navigate(String url) throws Exception {
+                String answer = send("Page.navigate", "{\"url\":" + quote(url) + "}");
+                assertFalse(answer.contains("errorText"), answer);
+            }
+
+            /// The value of an expression, or of its promise, as a string.
+            String ask(String expression) throws Exception {
+                String answer = send("Runtime.evaluate", "{\"awaitPromise\":true,\"expression\":"
+                        + quote("(async () => String(await (" + expression + ")))()") + "}");
+                assertFalse(answer.contains("exceptionDetails"), () -> expression + ": " + answer);
+                return find(answer, "value");
+            }
+
+            /// Waits until an expression is true. While the page changes there may be none to ask.
+            void until(String expression) throws Exception {
+                Instant deadline = Instant.now().plusSeconds(30);
+                String last = "";
+                do {
+                    try {
+                        last = ask(expression);
+                        if (last.equals("true")) return;
+                    } catch (AssertionError betweenPages) {
+                        last = betweenPages.getMessage();
+                    }
+                    Thread.sleep(10);
+                } while (Instant.now().isBefore(deadline));
+                fail(expression + " is " + last + "\nin " + ask("document.body.innerText"));
+            }
+
+            void type(String text) throws Exception {
+                send("Input.insertText", "{\"text\":" + quote(text) + "}");
+            }
+
+            void press(String key, int code) throws Exception {
+                for (String type : List.of("rawKeyDown", "keyUp"))
+                    send("Input.dispatchKeyEvent", ("{'type':'%s','key':'%s','code':'%s',"
+                            + "'windowsVirtualKeyCode':%d}").formatted(type, key, key, code)
+                            .replace('\'', '"'));
+            }
+
+            void say(String line) throws Exception {
+                type(line);
+                press("Enter", 13);
+            }
+
+            void resize(int width, int height) throws Exception {
+                send("Emulation.setDeviceMetricsOverride", ("{'width':%d,'height':%d,"
+                        + "'deviceScaleFactor':1,'mobile':false}").formatted(width, height)
+                        .replace('\'', '"'));
+            }
+
+            void close() throws Exception {
+                tabs.remove(this);
+                Browser.this.send(null, "Target.disposeBrowserContext",
+                        "{\"browserContextId\":\"" + context + "\"}");
+            }
+        }
+    }
+
+    // ---- Taking pieces: the class WebSocket by itself -----------------------------------------
+
+    /// The text of Chat.java's class WebSocket, with its closing brace; it may be pasted into a class.
+    static String webSocketClass() throws IOException {
+        String chat = Files.readString(FOLDER.resolve("Chat.java"));
+        int start = chat.indexOf("\n    static final class WebSocket {\n");
+        return chat.substring(start, chat.indexOf("\n    }\n", start) + "\n    }\n".length());
+    }
+
+    static String imports() throws IOException {
+        return Files.readString(FOLDER.resolve("Chat.java")).lines()
+                .filter(line -> line.startsWith("import ")).collect(Collectors.joining("\n"));
+    }
+
+    /// Compiles as for JDK 21; what the compiler has to say is a failure.
+    static void compile(Path source, Path classes) {
+        var said = new ByteArrayOutputStream();
+        ToolProvider.getSystemJavaCompiler().run(null, null, said, "--release", "21",
+                "-Xlint:all,-serial", "-Werror", "-d", classes.toString(), source.toString());
+        assertEquals("", said.toString(StandardCharsets.UTF_8));
+    }
+
+    @Nested
+    @DisplayName("The class WebSocket can be taken out")
+    class Lifting {
+        @Test
+        @DisplayName("cut out by its braces it compiles alone, and its doc comment's example works")
+        void theClassWorksAlone() throws Exception {
+            String chat = Files.readString(FOLDER.resolve("Chat.java"));
+            String comment = chat.substring(0, chat.indexOf("\n    static final class WebSocket {\n"));
+            comment = comment.substring(comment.lastIndexOf("\n\n"));
+            String example = comment.lines().filter(line -> line.startsWith("    ///     "))
+                    .map(line -> line.substring(12)).collect(Collectors.joining("\n"));
+            assertTrue(example.startsWith("WebSocket.serve(socket, webSocket -> {"), example);
+            Path folder = Files.createTempDirectory("lifting");
+            Path source = Files.writeString(folder.resolve("Echo.java"), imports() + """
+
+                class Echo {
+                    public static void main(String[] none) throws IOException {
+                        var listener = new ServerSocket(0, 50, InetAddress.getLoopbackAddress());
+                        System.out.println(listener.getLocalPort());
+                        while (true) {
+                            Socket socket = listener.accept();
+                            Thread.startVirtualThread(() -> {
+                                %s
+                            });
+                        }
+                    }
+                """.formatted(example) + webSocketClass() + "}\n");
+            compile(source, folder);
+            try (Program echo = new Program(folder, JAVA, "-cp", ".", "Echo")) {
+                int port = Integer.parseInt(echo.next(echo.out));
+                try (Raw ada = new Raw(port).shakeHands("/any/path?at=all");
+                        Raw bob = new Raw(port).shakeHands("/", "Sec-WebSocket-Protocol: chat",
+                                "Sec-WebSocket-Extensions: permessage-deflate")) {
+                    assertTrue(bob.head.contains("\r\nSec-WebSocket-Extensions: permessage-deflate"));
+                    assertFalse(bob.head.contains("Sec-WebSocket-Protocol"), bob.head);
+                    ada.hex("81 85 37 fa 21 3d 7f 9f 4d 51 58");
+                    assertEquals("81 05 48 65 6c 6c 6f", ada.readHex(7));
+                    bob.hex("c1 87 37 fa 21 3d c5 b2 ec f4 fe fd 21");
+                    assertEquals("81 05 48 65 6c 6c 6f", bob.readHex(7));
+                    ada.frame(0x02, bytes("00 ff")).frame(0x89, utf8("?")).frame(0x80);
+                    assertEquals("8a 01 3f 82 02 00 ff", ada.readHex(7));
+                    ada.bye();
+                    assertEquals("1000", echo.next(echo.out));
+                    assertTrue(bob.hex("81 05").assertClosed(1002).contains("§5.1"));
+                }
+                new Raw(port).shakeHands("/").close();
+                assertEquals("1006", echo.next(echo.out));
+                assertEquals("[]", echo.err.toString());
+            }
+        }
+
+        @Test
+        @DisplayName("§10.2 alone, too, it keeps pages of other hosts out")
+        void theClassKeepsForeignPagesOut() throws Exception {
+            for (String origin : List.of("http://localhost:8080", "https://localhost", "null",
+                    "http://localhost.evil", "http://evil/localhost", "http://evil"))
+                try (var listener = new ServerSocket(0, 50, InetAddress.getLoopbackAddress());
+                        Raw raw = new Raw(listener.getLocalPort())) {
+                    Socket socket = listener.accept();
+                    Thread.startVirtualThread(() -> Chat.WebSocket.serve(socket,
+                            webSocket -> webSocket.close(4000, "in")));
+                    String head = raw.ascii(request("/", "Origin: " + origin)).readHead();
+                    boolean own = origin.matches("https?://localhost(:8080)?");
+                    assertEquals(own ? "101" : "403", head.split(" ")[1], origin);
+                    if (own) raw.hex("88 82 37 fa 21 3d 38 5a").assertClosed(4000);
+                    else assertTrue(raw.readAll().contains("§10.2"));
+                }
+        }
+    }
+}

@@ -1,0 +1,202 @@
+#!/bin/sh
+# ./run.sh [options]         starts the chat (./run.sh --help)
+# ./run.sh test [NAME…]      runs all tests, or some: ./run.sh test Frames Rooms#namesAreUnique
+# ./run.sh bench [options]   measures speed and memory
+# Classes and JUnit are kept in ~/.cache/chat.java ($XDG_CACHE_HOME/chat.java if that is set).
+
+# Flags of the JVM, each with its reason:
+#   -Xlog: its warnings go to stderr; stdout is for the one line that names the ports
+flags="-Xlog:disable -Xlog:all=warning:stderr"
+
+junit=org.junit.platform:junit-platform-console-standalone:1.14.4
+junit_sha256=7c6968cbcaf4301c729f202b23b7d736c5d88be625fc7d27ad5d746146a8bc28
+maven_copy=org.apache.maven.plugins:maven-dependency-plugin:3.11.0:copy
+
+fail() { echo "run.sh: $*" >&2; exit 1; }
+
+consider() { # takes the folder $1 if it is a newer JDK than $version; starts no JVM to find out
+    [ -x "$1/bin/javac" ] && [ -r "$1/release" ] || return
+    while IFS='="' read -r name _ number _; do
+        [ "$name" = JAVA_VERSION ] || continue
+        [ "${number%%[!0-9]*}" -gt "$version" ] && jdk=$1 version=${number%%[!0-9]*}
+        break
+    done <"$1/release"
+}
+
+find_jdk() { # JAVA_HOME, the first in PATH that will do, the newest of the usual folders
+    version=20
+    consider "$JAVA_HOME"
+    IFS=:
+    for folder in $PATH; do
+        if [ "$version" -lt 21 ] && [ -x "$folder/javac" ] && ! consider "${folder%/bin}"; then
+            path=$(readlink -f "$folder/javac") && consider "${path%/bin/javac}"
+        fi
+    done
+    unset IFS
+    [ "$version" -gt 20 ] && return
+    for folder in /usr/lib/jvm/* /usr/java/* /usr/local/openjdk* /opt/* ~/.jdks/* ~/.sdkman/candidates/java/* \
+        /Library/Java/JavaVirtualMachines/*/Contents/Home ~/Library/Java/JavaVirtualMachines/*/Contents/Home \
+        /opt/homebrew/opt/openjdk*/libexec/*.jdk/Contents/Home /usr/local/opt/openjdk*/libexec/*.jdk/Contents/Home; do
+        consider "$folder"
+    done
+    [ "$version" -gt 20 ] || fail "no JDK 21 or later in JAVA_HOME, PATH or the usual folders:" \
+        "please install one, for example Temurin 25, or Debian's openjdk-21-jdk-headless"
+}
+
+find_made() { # sets $made to the folder with what was made of this Chat.java, run.sh and JDK
+    # shellcheck disable=SC2046 # one word for each checksum, size and name
+    set -- $(cd "$here" && cksum Chat.java run.sh "$jdk/release")
+    for made in "$cache/$1-$2-$4-$7".*; do
+        [ -f "$made/jdk" ] && read -r by <"$made/jdk" && [ "$by" = "$jdk" ] && return
+    done
+    made=$cache/$1-$2-$4-$7
+    false
+}
+
+# Two starts at the same time make a folder each. The file "jdk" comes last: what is half made is
+# never taken. The archive holds the loaded classes (from JDK 25 on also linked, with profiles).
+make() { # makes that folder; false if nothing can be written there
+    { mkdir -p "$cache" && work=$(mktemp -d "$made.XXXXXX"); } 2>/dev/null || return
+    made=$work
+    [ -t 2 ] && echo "compiling, as this Chat.java is new here" >&2
+    find "$cache" -type d -name '*.??????' -prune -mmin +60 -exec rm -rf {} +
+    first_client >"$made/FirstClient.java"
+    "$jdk/bin/javac" -d "$made/classes" "$here/Chat.java" "$made/FirstClient.java" &&
+        "$jdk/bin/jar" -cf "$made/chat.jar" -C "$made/classes" . || exit 1
+    # shellcheck disable=SC2086 # several flags
+    "$jdk/bin/java" $flags "$record=$made/archive" -cp "$made/chat.jar" FirstClient \
+        </dev/null >"$made/log" 2>&1
+    rm -r "$made/classes"
+    echo "$jdk" >"$made/new" && mv "$made/new" "$made/jdk" && work=
+}
+
+first_client() { # what it makes the server do is what the archive will hold
+    cat <<'JAVA'
+class FirstClient {
+    public static void main(String[] none) throws Exception {
+        Thread.startVirtualThread(() -> {
+            java.util.concurrent.locks.LockSupport.parkNanos(20_000_000_000L);
+            Runtime.getRuntime().halt(1);
+        });
+        var line = new java.io.ByteArrayOutputStream();
+        System.setOut(new java.io.PrintStream(line, true));
+        Chat.main(new String[] {"--http-port=0", "--ws-port=0"});
+        for (var port : java.util.regex.Pattern.compile(":(\\d+)").matcher(line.toString()).results().toList())
+            try (var socket = new java.net.Socket("localhost", Integer.parseInt(port.group(1)))) {
+                socket.setSoTimeout(3000);
+                socket.getOutputStream().write(("""
+                    GET / HTTP/1.1\r
+                    Host: localhost\r
+                    Connection: Upgrade\r
+                    Upgrade: websocket\r
+                    Sec-WebSocket-Version: 13\r
+                    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r
+                    Sec-WebSocket-Protocol: presence\r
+                    \r
+                    """ + "\u0081\u0082\0\0\0\0hi\u0088\u0080\0\0\0\0").getBytes("ISO-8859-1"));
+                socket.shutdownOutput();
+                socket.getInputStream().readAllBytes();
+            }
+        System.exit(0);
+    }
+}
+JAVA
+}
+
+make_tests() { # gets JUnit, compiles Chat.java and ChatTest.java
+    { [ -n "$cache" ] && mkdir -p "$cache" && work=$(mktemp -d "$cache/tests.XXXXXX"); } 2>/dev/null ||
+        fail "cannot write to the cache folder; set XDG_CACHE_HOME to one that can be written"
+    jar=$cache/junit-${junit##*:}.jar
+    if [ ! -f "$jar" ]; then
+        command -v mvn >/dev/null || fail "Maven is needed to fetch JUnit (Debian: apt install maven)"
+        mvn -q -B -Dstyle.color=never $maven_copy "-Dartifact=$junit" "-DoutputDirectory=$work" \
+            </dev/null >"$work/log" 2>&1 || { cat "$work/log" >&2; fail "Maven could not fetch $junit"; }
+        mv "$work"/*.jar "$jar"
+    fi
+    sum=$(if command -v sha256sum >/dev/null; then sha256sum; else shasum -a 256; fi <"$jar")
+    if [ "${sum%% *}" != $junit_sha256 ]; then
+        rm -f "$jar"
+        fail "$jar was not the JUnit expected (SHA-256 ${sum%% *}): deleted"
+    fi
+    "$jdk/bin/javac" --release 21 -Xlint:all,-serial -Werror -cp "$jar" -d "$work" Chat.java ChatTest.java || exit 1
+}
+
+run_tests() { # all, or those named
+    for name; do
+        class=ChatTest\$${name%%#*}
+        [ -f "$work/$class.class" ] || fail "ChatTest.java has no class ${name%%#*}"
+        case $name in
+            *#*) set -- "$@" "--select-method=$class#${name#*#}" ;;
+            *) set -- "$@" "--select-class=$class" ;;
+        esac
+        shift
+    done
+    [ $# -gt 0 ] || set -- --select-class=ChatTest
+    "$jdk/bin/java" -jar "$jar" execute --disable-banner --disable-ansi-colors --details=testfeed \
+        --include-engine=junit-jupiter -cp "$work" "$@" 2>&1 | report
+}
+
+report() { # shortens JUnit's lines; the last line has the counts, which decide the exit code
+    found=0 passed=0 failed=0 failures='' tab=$(printf '\t')
+    while IFS= read -r line; do
+        name=${line#JUnit Jupiter > ChatTest > } name=${name% :: *}
+        case $line in
+            *' :: STARTED' | "$tab${tab}at java.base/"* | "$tab${tab}at org.junit."*) ;;
+            *' :: SUCCESSFUL') echo "ok    $name" ;;
+            *' :: ABORTED' | *' :: SKIPPED') echo "skip  $name" ;;
+            *' :: FAILED')
+                echo "FAIL  $name"
+                failures="$failures$name; " ;;
+            '[ '*' ]')
+                # shellcheck disable=SC2086 # in words: [ 8 tests found ]
+                set -- $line
+                case "$3 $4" in
+                    'tests found') found=$2 ;;
+                    'tests successful') passed=$2 ;;
+                    *' failed') failed=$((failed + $2)) ;;
+                esac ;;
+            *) printf '%s\n' "$line" ;;
+        esac
+    done
+    [ -z "$failures" ] || echo "failed: ${failures%; }"
+    skipped=$((found - passed - failed))
+    [ "$skipped" -gt 0 ] && skipped=", $skipped skipped" || skipped=
+    echo "$passed passed, $failed failed$skipped"
+    [ "$passed" -gt 0 ] && [ "$failed" -eq 0 ]
+}
+
+case $0 in */*) here=$0 ;; *) here=./$0 ;; esac
+[ -L "$here" ] && here=$(readlink -f "$here")
+here=${here%/*}
+[ -n "${XDG_CACHE_HOME:-$HOME}" ] && cache=${XDG_CACHE_HOME:-$HOME/.cache}/chat.java
+work=
+trap '[ -z "$work" ] || rm -rf "$work"' EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+find_jdk
+
+case $1 in
+    test | bench)
+        cd "$here" || exit 1
+        make_tests
+        export JAVA_HOME="$jdk" PATH="$jdk/bin:$PATH" # what the tests start is on the same JDK
+        task=$1
+        shift
+        # shellcheck disable=SC2086 # several flags
+        case $task in
+            test) run_tests "$@" ;;
+            bench) "$jdk/bin/java" $flags -cp "$work:$jar" ChatTest bench "$@" ;;
+        esac
+        exit
+esac
+
+record=-XX:AOTCacheOutput use=-XX:AOTCache
+[ "$version" -ge 25 ] || record=-XX:ArchiveClassesAtExit use=-XX:SharedArchiveFile
+if [ -z "$cache" ] || ! { find_made || make; }; then
+    echo "run.sh: no cache folder can be written, so it starts from the source, slower" >&2
+    exec "$jdk/bin/java" "$here/Chat.java" "$@"
+fi
+[ -f "$made/archive" ] || use=
+# shellcheck disable=SC2086 # several flags
+exec "$jdk/bin/java" $flags ${use:+"$use=$made/archive"} -cp "$made/chat.jar" Chat "$@"
