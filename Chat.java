@@ -94,6 +94,8 @@ public final class Chat implements AutoCloseable {
         pageServer.createContext("/", this::page);
         pageServer.start();
         Thread.ofPlatform().name("listen").start(this::listen);
+        if (!listener.getInetAddress().isLoopbackAddress() && options.tls == null)
+            log("others on the network can reach this, and read along: see README, Security");
         return this;
     }
 
@@ -151,7 +153,7 @@ public final class Chat implements AutoCloseable {
         String host = handshake.host(), path = handshake.path(), room = Rooms.named(path);
         List<String> origins = handshake.values("Origin");        // none: it is not a browser
         boolean own = origins.size() == 1 && (origin(host).equalsIgnoreCase(origins.get(0))
-                || options.origins.contains(origins.get(0)));
+                || options.origins.contains(origins.get(0).toLowerCase(Locale.ROOT)));
         WebSocket.rule(connections.size() <= options.maxConnections && !crowded, 503,
                 "too many connections, try again later");
         WebSocket.rule(knows(host), 403, "this server has another name; --host or --origin adds one");
@@ -184,25 +186,24 @@ public final class Chat implements AutoCloseable {
             String named = String.join(",", exchange.getRequestHeaders().getOrDefault("Host", List.of()));
             String host = WebSocket.Handshake.hostName(named), method = exchange.getRequestMethod();
             // The wire shows what everybody says, so it is only for who sits at this machine.
-            boolean wire = options.trace && path.equals("/trace")
-                    && exchange.getRemoteAddress().getAddress().isLoopbackAddress();
+            boolean direct = origin(host).endsWith("//" + named), wire = options.trace && direct
+                    && path.equals("/trace") && exchange.getRemoteAddress().getAddress().isLoopbackAddress();
             exchange.getResponseHeaders().set("Allow", "GET, HEAD");
             if (!knows(host)) answer(exchange, 403, "This server has another name.");
             else if (!wire && room == null) answer(exchange, 404, "Nothing is here. " + settings.hint());
             else if (!method.matches("GET|HEAD")) answer(exchange, 405, "Only GET and HEAD work here.");
             else if (wire) stream(exchange);
-            else answer(exchange, 200, page(exchange, host, named));
+            else answer(exchange, 200, page(exchange, direct ? host : null));
         }
     }
 
-    private String page(HttpExchange exchange, String host, String named) {
-        // Whoever came by another port came through a proxy, which makes both ports one.
-        boolean direct = origin(host).endsWith("//" + named);
-        String nonce = UUID.randomUUID().toString(), port = direct ? "" + webSocketPort() : "";
+    /// @param host null for who came by another port: through a proxy, which makes both ports one
+    private String page(HttpExchange exchange, String host) {
+        String nonce = UUID.randomUUID().toString(), port = host == null ? "" : "" + webSocketPort();
         exchange.getResponseHeaders().set("Content-Security-Policy", ("default-src 'none'; script-src "
                 + "'nonce-%1$s'; style-src 'nonce-%1$s'; connect-src 'self' %2$s; img-src data:; base-uri "
                 + "'none'; form-action 'none'; frame-ancestors 'none'").formatted(nonce,
-                direct ? secure("ws") + host + ":" + port : ""));
+                host == null ? "" : secure("ws") + host + ":" + port));
         return PAGE.replace("{{nonce}}", nonce).replace("{{port}}", port)
                 .replace("{{trace}}", "" + options.trace);
     }
@@ -222,8 +223,8 @@ public final class Chat implements AutoCloseable {
     private void stream(HttpExchange exchange) throws IOException {
         var queue = new ArrayBlockingQueue<WebSocket.Traced>(MAX_TRACED);
         exchange.getResponseHeaders().set("Content-Type", "text/event-stream; charset=utf-8");
-        exchange.sendResponseHeaders(200, 0);
         watchers.add(queue);
+        exchange.sendResponseHeaders(200, 0);
         try (var out = exchange.getResponseBody()) {
             for (WebSocket.Traced item = null; ; item = queue.poll(15, TimeUnit.SECONDS)) {
                 String event = item == null ? ":" : "data: " + String.join("\ndata: ", item.rows());
@@ -270,7 +271,8 @@ public final class Chat implements AutoCloseable {
         long end = System.nanoTime() + FAREWELL;
         for (; !connections.isEmpty() && System.nanoTime() < end; LockSupport.parkNanos(1_000_000));
         for (WebSocket webSocket : connections) webSocket.cutOff(null);
-        for (; !connections.isEmpty() && System.nanoTime() < 2 * end; LockSupport.parkNanos(1_000_000));
+        end += FAREWELL;
+        for (; !connections.isEmpty() && System.nanoTime() < end; LockSupport.parkNanos(1_000_000));
     }
 
     /// One connection, from the server's side: RFC 6455, compression by RFC 7692.
@@ -331,7 +333,7 @@ public final class Chat implements AutoCloseable {
             static final Map<Integer, String> STATUS = Map.of(400, "Bad Request", 403, "Forbidden",
                     404, "Not Found", 405, "Method Not Allowed\r\nAllow: GET", 426,
                     "Upgrade Required\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13",    // §4.4
-                    431, "Request Header Fields Too Large", 503, "Service Unavailable");
+                    431, "Request Header Fields Too Large", 500, "Internal Server Error", 503, "Service Unavailable");
 
             static Handshake read(InputStream in) throws IOException {
                 byte[] head = new byte[MAX_HEAD];
@@ -734,7 +736,8 @@ public final class Chat implements AutoCloseable {
             }
 
             void http(String direction, String title, String text) {
-                note(direction, title, text.strip().lines().map(l -> "\t" + elide(printable(l), 96)).toList());
+                var rows = Pattern.compile("\r\n|(?<=\\G.{94})").splitAsStream(text.strip());
+                note(direction, title, rows.map(row -> "\t" + printable(row)).toList());
             }
 
             void sent(byte[] wire) throws IOException {
@@ -897,7 +900,8 @@ public final class Chat implements AutoCloseable {
                 fail(refusal, false);
             } catch (Throwable bug) {
                 if (!(bug instanceof EOFException)) settings.log.accept(name + " " + bug);
-                if (upgraded) fail(new Refusal(1011, "the server has a problem (§7.4.1)"), false);
+                if (upgraded || !(bug instanceof IOException)) fail(new Refusal(upgraded ? 1011 : 500,
+                        "the server has a problem (§7.4.1)"), false);
             } finally {
                 hangUp();
             }
@@ -949,7 +953,9 @@ public final class Chat implements AutoCloseable {
                 throw refusal;
             } catch (IOException lost) {
                 over = true;                            // §7.1.5: closeCode() stays 1006
-                if (tracer != null) tracer.note("", "the end, without a Close (§7.1.5)", List.of());
+                List<String> rest = tracer == null ? List.of() : header("unfinished");
+                if (tracer != null && !(eitherSide && rest.isEmpty()))
+                    tracer.note("", "the end, without a Close (§7.1.5)", rest);
             }
             return null;
         }
@@ -1067,14 +1073,23 @@ public final class Chat implements AutoCloseable {
             deadline = System.nanoTime() + seconds(CLOSE_TIME);
             String why = refusal.getMessage();
             settings.log.accept(name + " " + refusal.code + " " + why);
+            if (tracer != null) tracer.note("", "refused with " + refusal.code + ": " + why,
+                    header ? header("the culprit") : List.of());
             try {
-                if (header) in.reset();
-                byte[] culprit = in.readNBytes(header ? Math.min(10, in.available()) : 0);
-                if (tracer != null) tracer.note("", "refused with " + refusal.code + ": " + why,
-                        List.of(Tracer.row(culprit, 0, culprit.length, "the culprit", "")));
                 if (upgraded) end(closing(refusal.code, why));
                 else answer(Handshake.refuse(refusal.code, why + ". " + settings.hint + "\n"));
             } catch (IOException gone) { }
+        }
+
+        /// For the trace: what has come of the header that was being read.
+        private List<String> header(String name) {
+            try {
+                in.reset();
+                byte[] bytes = in.readNBytes(Math.min(10, in.available()));
+                return bytes.length == 0 ? List.of() : List.of(Tracer.row(bytes, 0, bytes.length, name, ""));
+            } catch (IOException gone) {
+                return List.of();
+            }
         }
 
         private boolean inputWaits() {
@@ -1297,10 +1312,10 @@ public final class Chat implements AutoCloseable {
 
         private void set(String name, Deque<String> words) {
             switch (name) {
-                case "--host" -> host = value(name, words, ".+");
+                case "--host" -> host = value(name, words, ".+").replaceAll("^[^\\[].*:.*", "[$0]");
                 case "--http-port" -> httpPort = number(name, words, 0, 65535);
                 case "--ws-port" -> wsPort = number(name, words, 0, 65535);
-                case "--origin" -> origins.add(value(name, words, "\\*|https?://[^/\\s]+"));
+                case "--origin" -> origins.add(value(name, words, "\\*|https?://[^/\\s]+").toLowerCase());
                 case "--max-message" -> maxMessage = number(name, words, 1, 1 << 30);
                 case "--max-queue" -> maxQueue = number(name, words, 1, 1 << 30);
                 case "--max-connections" -> maxConnections = number(name, words, 1, 1 << 24);
@@ -1337,7 +1352,7 @@ public final class Chat implements AutoCloseable {
                 var context = SSLContext.getInstance("TLS");
                 context.init(keys.getKeyManagers(), null, null);
                 return context;
-            } catch (IOException | GeneralSecurityException wrong) {
+            } catch (IOException | GeneralSecurityException | IllegalArgumentException wrong) {
                 throw new IllegalArgumentException("--keystore " + file + ": " + wrong.getMessage()
                         + " (its password comes from CHAT_KEYSTORE_PASSWORD)");
             }
@@ -1380,6 +1395,7 @@ public final class Chat implements AutoCloseable {
   header { grid-area: head; display: flex; flex-wrap: wrap; gap: 0 12px; align-items: center; }
   header, #frames li, #wire { border-bottom: 1px solid var(--rule); }
   li, p { white-space: pre-wrap; }
+  .wired header { padding: 12px 16px; }
   h1 { font-size: 1.125rem; }
   #status, .name, .notice, #hint, #wire { font-size: .8125rem; }
   #status, .notice { align-self: center; color: var(--quiet); }
@@ -1413,8 +1429,7 @@ public final class Chat implements AutoCloseable {
     .wired { grid: "head head" auto "log wire" minmax(0, 1fr) "say wire" auto / 1fr 1fr; } }
 </style>
 
-<header>
-  <h1 id="room"></h1>
+<header><h1 id="room"></h1>
   <p id="status"><span id="state" role="status"></span><span id="people"></span></p>
   <button id="toggle" aria-controls="wire" hidden>wire</button>
 </header>
@@ -1423,8 +1438,7 @@ public final class Chat implements AutoCloseable {
   <p id="hint" role="alert"></p>
   <input id="chat-input" placeholder="say something" aria-label="message" autocomplete="off"
     enterkeyhint="send" autofocus>
-  <button id="send">Send</button>
-  <button id="new" hidden></button>
+  <button id="send">Send</button><button id="new" hidden></button>
 </div>
 <section id="wire" aria-label="bytes on the wire" hidden>
   <ul id="frames" aria-label="frames" tabindex="0"></ul>
@@ -1489,6 +1503,7 @@ const NOTICE = /^ [.]{4} (?:([^ :]+) (?:has (joined|left)|is now ([^ :]+))[.]$|(
 function hear(line) {
   watchdog = clearTimeout(watchdog);
   if (line.startsWith(me + ': ')) unconfirmed.shift();
+  if (unconfirmed.length) expectLine();
   const [, name, moved, renamed, count] = line.match(NOTICE) ?? [];
   if (moved && me) people += moved === 'joined' ? 1 : -1;
   if (renamed && name === me) me = nick = renamed;
