@@ -1121,22 +1121,34 @@ public final class Chat implements AutoCloseable {
             LIVE.add(this);
             synchronized (LIVE) {
                 if (watcher == null) watcher = Thread.startVirtualThread(() -> {
-                    for (; watcher != null; LockSupport.parkNanos(seconds(1))) {
+                    while (watching()) {
                         for (WebSocket each : LIVE) each.look(System.nanoTime());
-                        synchronized (LIVE) { if (LIVE.isEmpty()) watcher = null; }
+                        LockSupport.parkNanos(seconds(1));
                     }
                 });
+            }
+        }
+
+        private static boolean watching() {
+            synchronized (LIVE) {
+                if (LIVE.isEmpty()) watcher = null;
+                return watcher != null;
             }
         }
 
         private void look(long now) {
             boolean ending = !upgraded || outbox.ended;
             boolean stuck = outbox.writing && now - outbox.progress > seconds(2 * SILENCE);
-            long silence = ending ? 0 : now - heard;
-            if (ending ? now - deadline > 0 : stuck || silence > seconds(2 * SILENCE))
-                cutOff("gave no sign of life");
+            long silence = ending ? 0 : now - heard, late = ending ? now - deadline : -1;
+            if (late > seconds(1) || stuck || silence > seconds(2 * SILENCE)) cutOff("gave no sign of life");
+            else if (late > 0) endInput();
             else if (silence > seconds(SILENCE) && !pinged) ping();
             pinged = silence > seconds(SILENCE);
+        }
+
+        /// Wakes the thread that reads, as if the peer had gone: it will end the connection in order.
+        private void endInput() {
+            try { socket.shutdownInput(); } catch (IOException closed) { }
         }
 
         private static long seconds(int count) { return count * 1_000_000_000L; }
