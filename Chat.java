@@ -39,7 +39,7 @@ public final class Chat implements AutoCloseable {
 
     private final Options options;
     private final Rooms rooms = new Rooms();
-    private final HttpServer pageServer;
+    private HttpServer pageServer;
     private final ExecutorService pageThreads = Executors.newVirtualThreadPerTaskExecutor();
     private final ServerSocket listener = new ServerSocket();
     private final Set<WebSocket> connections = ConcurrentHashMap.newKeySet();
@@ -64,32 +64,30 @@ public final class Chat implements AutoCloseable {
         }
     }
 
-    Chat(Options options) throws IOException {
-        this.options = options;
-        // Seconds in which a browser must have sent its request; the JDK's default is: for ever.
-        System.getProperties().putIfAbsent("sun.net.httpserver.maxReqTime", "10");
-        pageServer = options.tls == null ? HttpServer.create() : HttpsServer.create();
-        if (pageServer instanceof HttpsServer https)
-            https.setHttpsConfigurator(new HttpsConfigurator(options.tls));
-    }
+    Chat(Options options) throws IOException { this.options = options; }
 
     /// Binds both ports and serves until close().
     /// @throws IOException a port or the address can't be had; the message says what to do
     Chat start() throws IOException {
-        String port = "--http-port " + options.httpPort;
+        String port = "--ws-port " + options.wsPort;
+        // Seconds in which a browser must have sent its request; the JDK's default is: for ever.
+        System.getProperties().putIfAbsent("sun.net.httpserver.maxReqTime", "10");
         try {
             var host = InetAddress.getByName(options.host);
-            pageServer.bind(new InetSocketAddress(host, options.httpPort), 0);
-            port = "--ws-port " + options.wsPort;
             listener.bind(new InetSocketAddress(host, options.wsPort), 4096);
+            port = "--http-port " + options.httpPort;
+            var address = new InetSocketAddress(host, options.httpPort);
+            pageServer = options.tls == null ? HttpServer.create(address, 0) : HttpsServer.create(address, 0);
         } catch (IOException taken) {
-            close();
+            listener.close();
             throw new IOException("can't listen at --host " + options.host + " " + port + ": "
                     + taken.getMessage() + ". Choose another port, 0 for any");
         }
         settings = new WebSocket.Settings(options.maxMessage, options.maxQueue, options.deflate,
                 options.tls, "The page is at " + address("http", httpPort()),
                 options.trace ? this::trace : null, Chat::log);
+        if (pageServer instanceof HttpsServer https)
+            https.setHttpsConfigurator(new HttpsConfigurator(options.tls));
         pageServer.setExecutor(pageThreads);
         pageServer.createContext("/", this::page);
         pageServer.start();
@@ -154,8 +152,8 @@ public final class Chat implements AutoCloseable {
         List<String> origins = handshake.values("Origin");        // none: it is not a browser
         boolean own = origins.size() == 1 && (origin(host).equalsIgnoreCase(origins.get(0))
                 || options.origins.contains(origins.get(0).toLowerCase(Locale.ROOT)));
-        WebSocket.rule(connections.size() <= options.maxConnections && !crowded, 503,
-                "too many connections, try again later");
+        WebSocket.rule(connections.size() <= options.maxConnections && !crowded && !listener.isClosed(),
+                503, "too many connections, or the server stops: try again later");
         WebSocket.rule(knows(host), 403, "this server has another name; --host or --origin adds one");
         WebSocket.rule(own || origins.isEmpty() || options.origins.contains("*"), 403,
                 "pages of another origin may not connect (§10.2); --origin ORIGIN allows it");
@@ -265,7 +263,7 @@ public final class Chat implements AutoCloseable {
     @Override
     public void close() {
         try { listener.close(); } catch (IOException closed) { }
-        pageServer.stop(0);
+        if (pageServer != null) pageServer.stop(0);
         pageThreads.shutdownNow();
         for (WebSocket webSocket : connections) webSocket.close(1001, "the server stops (§7.4.1)");
         long end = System.nanoTime() + FAREWELL;
@@ -909,10 +907,8 @@ public final class Chat implements AutoCloseable {
 
         private void open(Welcome welcome) throws IOException, GeneralSecurityException {
             socket.setTcpNoDelay(true);
-            if (settings.tls != null) {                 // §4.2.2: TLS comes before everything else
+            if (settings.tls != null)                   // §4.2.2: TLS comes before everything else
                 stream = settings.tls.getSocketFactory().createSocket(socket, null, true);
-                ((SSLSocket) stream).setEnabledProtocols(new String[] {"TLSv1.3", "TLSv1.2"});
-            }
             in = new DataInputStream(new BufferedInputStream(stream.getInputStream(), INPUT));
             out = stream.getOutputStream();
             Handshake handshake = Handshake.read(in);
