@@ -333,7 +333,7 @@ public final class Chat implements AutoCloseable {
                     "Upgrade Required\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13",    // §4.4
                     431, "Request Header Fields Too Large", 500, "Internal Server Error", 503, "Service Unavailable");
 
-            static Handshake read(InputStream in) throws IOException {
+            static Handshake read(DataInputStream in) throws IOException {
                 byte[] head = new byte[MAX_HEAD];
                 int size = 0;
                 for (int last = 0, next; last != 0x0d0a0d0a; last = last << 8 | next) {
@@ -666,8 +666,9 @@ public final class Chat implements AutoCloseable {
                 try {
                     int size = 0;
                     for (List<byte[]> batch; (batch = take(size)) != null; ) {
-                        size = batch.stream().mapToInt(frame -> frame.length).sum();
-                        var stream = size == batch.get(0).length ? out
+                        size = 0;
+                        for (byte[] frame : batch) size += frame.length;
+                        var stream = batch.size() == 1 ? out
                                 : new BufferedOutputStream(out, Math.min(size, BATCH));
                         for (byte[] frame : batch) {
                             if (tracer != null) tracer.sent(frame);
@@ -710,17 +711,22 @@ public final class Chat implements AutoCloseable {
         /// Rows of parts with tabs between: first time, connection, direction ("in", "out" or "" for
         /// what befell the connection itself) and title, then always bytes, name and meaning.
         record Traced(List<String> rows) {
+            static final String ROW = "    %-23s  %-25s %s";
             static final boolean COLOUR = System.console() != null           // somebody looks at it
-                    && System.getenv("NO_COLOR") == null && !new File("/dev/stderr").isFile();
+                    && System.getenv("NO_COLOR") == null && !new File("/dev/stderr").isFile()
+                    && !List.of(22, 23, 24).contains(Runtime.version().feature());   // always a console
 
             @Override
             public String toString() {
                 var text = new StringJoiner("\n");
-                String head = "%s %-5s %-4s%s", other = "    %-23s  %-25s %s";
-                if (COLOUR) head = "\033[1m" + head + "\033[0m";
-                if (COLOUR) other = "    \033[36m%-23s\033[0m  %-25s %s";
-                for (String row : rows) text.add((row.startsWith("\t") ? "    %2$s" : row == rows.get(0)
-                        ? head : other).formatted((Object[]) row.split("\t", -1)).stripTrailing());
+                for (String row : rows) {
+                    boolean title = row == rows.get(0);
+                    String form = title ? "%s %-5s %-4s%s" : row.startsWith("\t") ? "    %2$s" : ROW;
+                    String line = elide(form.formatted((Object[]) row.split("\t", -1)).stripTrailing(), 100);
+                    if (COLOUR && title) line = "\033[1m" + line + "\033[0m";
+                    else if (COLOUR && form == ROW) line = line.replaceFirst("(.{27})", "\033[36m$1\033[0m");
+                    text.add(line);
+                }
                 return text.toString();
             }
         }
@@ -911,8 +917,14 @@ public final class Chat implements AutoCloseable {
                 stream = settings.tls.getSocketFactory().createSocket(socket, null, true);
             in = new DataInputStream(new BufferedInputStream(stream.getInputStream(), INPUT));
             out = stream.getOutputStream();
-            Handshake handshake = Handshake.read(in);
-            if (tracer != null) tracer.http("in", "the opening handshake (§4.1)", handshake.text);
+            in.mark(MAX_HEAD);
+            Handshake handshake = null;
+            try {
+                handshake = Handshake.read(in);
+            } finally {
+                if (tracer != null) tracer.http("in", "the opening handshake (§4.1)", handshake != null
+                        ? handshake.text : new String(again(MAX_HEAD), ISO_8859_1));
+            }
             handshake.check();
             path = handshake.path();
             protocol = handshake.choose(welcome.of(handshake));
@@ -1079,12 +1091,17 @@ public final class Chat implements AutoCloseable {
 
         /// For the trace: what has come of the header that was being read.
         private List<String> header(String name) {
+            byte[] bytes = again(10);
+            return bytes.length == 0 ? List.of() : List.of(Tracer.row(bytes, 0, bytes.length, name, ""));
+        }
+
+        /// What has come since mark().
+        private byte[] again(int most) {
             try {
                 in.reset();
-                byte[] bytes = in.readNBytes(Math.min(10, in.available()));
-                return bytes.length == 0 ? List.of() : List.of(Tracer.row(bytes, 0, bytes.length, name, ""));
+                return in.readNBytes(Math.min(most, in.available()));
             } catch (IOException gone) {
-                return List.of();
+                return new byte[0];
             }
         }
 
@@ -1211,7 +1228,6 @@ public final class Chat implements AutoCloseable {
         }
 
         void leave(Member member) {
-            nicks.remove(key(member.nick), member);
             rooms.computeIfPresent(member.room, (same, room) -> {
                 room.lock.lock();
                 boolean crowd = room.members.size() > CROWD;
@@ -1220,6 +1236,7 @@ public final class Chat implements AutoCloseable {
                 if (!crowd) say(room, notice(member.nick + " has left."));
                 return room.members.isEmpty() ? null : room;
             });
+            nicks.remove(key(member.nick), member);     // nobody is called so before all know
         }
 
         private static void say(Room room, WebSocket.Message line) {
