@@ -158,7 +158,7 @@ public final class Chat implements AutoCloseable {
         WebSocket.rule(own || origins.isEmpty() || options.origins.contains("*"), 403,
                 "pages of another origin may not connect (§10.2); --origin ORIGIN allows it");
         WebSocket.rule(room != null || path.equals("/echo"), 404, "there is /, /echo, /chat and "
-                + "/chat/NAME, the name of at most 64 letters, digits, - and _ (§4.2.2)");
+                + "/chat/NAME (64 letters, digits, - or _) (§4.2.2)");
         WebSocket.rule(room == null || rooms.canHold(room), 503, "too many rooms, try the lobby");
         return room == null ? List.of() : List.of(Rooms.PRESENCE);
     }
@@ -635,7 +635,7 @@ public final class Chat implements AutoCloseable {
         private final class Outbox implements Runnable {
             private List<byte[]> waiting;
             private volatile boolean writing, ended;
-            private volatile long unwritten, progress;      // bytes; when the last write ended, in ns
+            private volatile long unwritten, progress;  // bytes; since when it has been writing, ns
             private volatile Thread sleeper;
 
             /// @param last whether nothing may follow, because it is a Close (§5.5.1)
@@ -645,6 +645,7 @@ public final class Chat implements AutoCloseable {
                 synchronized (this) {
                     if (ended) return false;
                     idle = !writing;
+                    if (idle) progress = System.nanoTime();
                     full = unwritten > settings.maxQueue;
                     ended = last || full;
                     writing = true;
@@ -818,7 +819,9 @@ public final class Chat implements AutoCloseable {
         static String explain(byte[] frames) {
             var text = new StringJoiner("\n");
             var webSocket = new WebSocket(null, new Settings(1 << 30, 1 << 30, true, null, "", traced -> {
-                if (!traced.rows.get(0).contains("\tout\t")) text.add(traced.toString().substring(19));
+                String[] head = traced.rows.get(0).split("\t");
+                String all = traced.toString();
+                if (!head[2].equals("out")) text.add(all.substring(all.indexOf(head[3])));
             }, line -> { }));
             webSocket.in = new DataInputStream(new ByteArrayInputStream(frames));
             webSocket.out = OutputStream.nullOutputStream();

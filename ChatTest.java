@@ -2314,46 +2314,46 @@ class ChatTest {
         void theRfcsExamples() {
             String examples = """
                     $ 81 05 48 65 6c 6c 6f
-                    in  TEXT frame, 5 bytes
+                    TEXT frame, 5 bytes
                     81 | FIN=1 RSV=000 opcode=1 | TEXT, a whole message (§5.6)
                     05 | MASK=0 length=5 | the length itself (§5.2)
                     48 65 6c 6c 6f | payload | "Hello"
                     $ 81 85 37 fa 21 3d 7f 9f 4d 51 58
-                    in  TEXT frame, 5 bytes
+                    TEXT frame, 5 bytes
                     81 | FIN=1 RSV=000 opcode=1 | TEXT, a whole message (§5.6)
                     85 | MASK=1 length=5 | the length itself (§5.2)
                     37 fa 21 3d | masking key | always new (§5.3)
                     7f 9f 4d 51 58 | payload, masked
                     48 65 6c 6c 6f | payload | "Hello"
                     $ 01 03 48 65 6c 80 02 6c 6f
-                    in  TEXT frame, 3 bytes
+                    TEXT frame, 3 bytes
                     01 | FIN=0 RSV=000 opcode=1 | TEXT, fragment 1, more to come (§5.4)
                     03 | MASK=0 length=3 | the length itself (§5.2)
                     48 65 6c | payload | "Hel"
-                    in  CONTINUATION frame, 2 bytes
+                    CONTINUATION frame, 2 bytes
                     80 | FIN=1 RSV=000 opcode=0 | CONTINUATION, the last of 2 fragments (§5.4)
                     02 | MASK=0 length=2 | the length itself (§5.2)
                     6c 6f | payload | "lo"
                     $ 89 05 48 65 6c 6c 6f
-                    in  PING frame, 5 bytes
+                    PING frame, 5 bytes
                     89 | FIN=1 RSV=000 opcode=9 | PING, wants a PONG (§5.5.2)
                     05 | MASK=0 length=5 | the length itself (§5.2)
                     48 65 6c 6c 6f | payload | "Hello"
                     $ 8a 85 37 fa 21 3d 7f 9f 4d 51 58
-                    in  PONG frame, 5 bytes
+                    PONG frame, 5 bytes
                     8a | FIN=1 RSV=000 opcode=10 | PONG (§5.5.3)
                     85 | MASK=1 length=5 | the length itself (§5.2)
                     37 fa 21 3d | masking key | always new (§5.3)
                     7f 9f 4d 51 58 | payload, masked
                     48 65 6c 6c 6f | payload | "Hello"
                     $ 82 7e 01 00 256 zeros
-                    in  BINARY frame, 256 bytes
+                    BINARY frame, 256 bytes
                     82 | FIN=1 RSV=000 opcode=2 | BINARY, a whole message (§5.6)
                     7e | MASK=0 length=126 | so 2 more bytes (§5.2)
                     01 00 | length=256 | (§5.2)
                     00 00 00 00 … 00 00 00 | payload | "\\u{0}\\u{0}\\u{0}\\u{0}\\u{0}\\u{0}\\u{0}…"
                     $ 82 7f 00 00 00 00 00 01 00 00 65536 zeros
-                    in  BINARY frame, 65536 bytes
+                    BINARY frame, 65536 bytes
                     82 | FIN=1 RSV=000 opcode=2 | BINARY, a whole message (§5.6)
                     7f | MASK=0 length=127 | so 8 more bytes (§5.2)
                     00 00 00 00 00 01 00 00 | length=65536 | (§5.2)
@@ -2368,146 +2368,146 @@ class ChatTest {
         void whatTheRfcsExamplesLack() {
             assertExplained("""
                     $ 88 82 37 fa 21 3d 34 12
-                    in  CLOSE frame, 2 bytes
+                    CLOSE frame, 2 bytes
                     88 | FIN=1 RSV=000 opcode=8 | CLOSE (§5.5.1)
                     82 | MASK=1 length=2 | the length itself (§5.2)
                     37 fa 21 3d | masking key | always new (§5.3)
                     34 12 | payload, masked
                     03 e8 | payload | 1000 (§7.4) ""
                     $ 88 07 0f a0 4d c3 a9 68 21
-                    in  CLOSE frame, 7 bytes
+                    CLOSE frame, 7 bytes
                     88 | FIN=1 RSV=000 opcode=8 | CLOSE (§5.5.1)
                     07 | MASK=0 length=7 | the length itself (§5.2)
                     0f a0 4d c3 a9 68 21 | payload | 4000 (§7.4) "Méh!"
                     $ 88 00
-                    in  CLOSE frame, 0 bytes
+                    CLOSE frame, 0 bytes
                     88 | FIN=1 RSV=000 opcode=8 | CLOSE (§5.5.1)
                     00 | MASK=0 length=0 | the length itself (§5.2)
                     - | payload | ""
                     $ 81 80 37 fa 21 3d
-                    in  TEXT frame, 0 bytes
+                    TEXT frame, 0 bytes
                     81 | FIN=1 RSV=000 opcode=1 | TEXT, a whole message (§5.6)
                     80 | MASK=1 length=0 | the length itself (§5.2)
                     37 fa 21 3d | masking key | always new (§5.3)
                     - | payload, masked
                     - | payload | ""
                     $ 81 04 f0 9f 98 80
-                    in  TEXT frame, 4 bytes
+                    TEXT frame, 4 bytes
                     81 | FIN=1 RSV=000 opcode=1 | TEXT, a whole message (§5.6)
                     04 | MASK=0 length=4 | the length itself (§5.2)
                     f0 9f 98 80 | payload | "😀"
                     $ 82 09 00 01 02 03 04 05 06 07 ff
-                    in  BINARY frame, 9 bytes
+                    BINARY frame, 9 bytes
                     82 | FIN=1 RSV=000 opcode=2 | BINARY, a whole message (§5.6)
                     09 | MASK=0 length=9 | the length itself (§5.2)
                     00 01 02 03 … 06 07 ff | payload
                     $ c1 07 f2 48 cd c9 c9 07 00
-                    in  TEXT frame, 7 bytes
+                    TEXT frame, 7 bytes
                     c1 | FIN=1 RSV=100 opcode=1 | TEXT, a whole message (§5.6)
                     07 | MASK=0 length=7 | the length itself (§5.2)
                     f2 48 cd c9 c9 07 00 | payload | compressed (RFC 7692 §7.2)
                     48 65 6c 6c 6f | inflated to 5 | saves -2: "Hello"
                     $ 41 03 f2 48 cd 80 04 c9 c9 07 00
-                    in  TEXT frame, 3 bytes
+                    TEXT frame, 3 bytes
                     41 | FIN=0 RSV=100 opcode=1 | TEXT, fragment 1, more to come (§5.4)
                     03 | MASK=0 length=3 | the length itself (§5.2)
                     f2 48 cd | payload | compressed (RFC 7692 §7.2)
-                    in  CONTINUATION frame, 4 bytes
+                    CONTINUATION frame, 4 bytes
                     80 | FIN=1 RSV=000 opcode=0 | CONTINUATION, the last of 2 fragments (§5.4)
                     04 | MASK=0 length=4 | the length itself (§5.2)
                     c9 c9 07 00 | payload | compressed (RFC 7692 §7.2)
                     48 65 6c 6c 6f | inflated to 5 | saves -2: "Hello"
                     $ 01 01 61 89 00 00 01 62 80 00
-                    in  TEXT frame, 1 byte
+                    TEXT frame, 1 byte
                     01 | FIN=0 RSV=000 opcode=1 | TEXT, fragment 1, more to come (§5.4)
                     01 | MASK=0 length=1 | the length itself (§5.2)
                     61 | payload | "a"
-                    in  PING frame, 0 bytes
+                    PING frame, 0 bytes
                     89 | FIN=1 RSV=000 opcode=9 | PING, wants a PONG (§5.5.2)
                     00 | MASK=0 length=0 | the length itself (§5.2)
                     - | payload | ""
-                    in  CONTINUATION frame, 1 byte
+                    CONTINUATION frame, 1 byte
                     00 | FIN=0 RSV=000 opcode=0 | CONTINUATION, fragment 2, more to come (§5.4)
                     01 | MASK=0 length=1 | the length itself (§5.2)
                     62 | payload | "b"
-                    in  CONTINUATION frame, 0 bytes
+                    CONTINUATION frame, 0 bytes
                     80 | FIN=1 RSV=000 opcode=0 | CONTINUATION, the last of 3 fragments (§5.4)
                     00 | MASK=0 length=0 | the length itself (§5.2)
                     - | payload | ""
                     $ 81 05 48 65 6c 6c 6f 83 00 81 00
-                    in  TEXT frame, 5 bytes
+                    TEXT frame, 5 bytes
                     81 | FIN=1 RSV=000 opcode=1 | TEXT, a whole message (§5.6)
                     05 | MASK=0 length=5 | the length itself (§5.2)
                     48 65 6c 6c 6f | payload | "Hello"
-                        refused with 1002: this opcode means nothing (§5.2)
+                    refused with 1002: this opcode means nothing (§5.2)
                     83 00 81 00 | the culprit
                     $ 91 00
-                        refused with 1002: a reserved bit is set (§5.2)
+                    refused with 1002: a reserved bit is set (§5.2)
                     91 00 | the culprit
                     $ c2 80 00 00 00 00
-                    in  BINARY frame, 0 bytes
+                    BINARY frame, 0 bytes
                     c2 | FIN=1 RSV=100 opcode=2 | BINARY, a whole message (§5.6)
                     80 | MASK=1 length=0 | the length itself (§5.2)
                     00 00 00 00 | masking key | always new (§5.3)
                     - | payload, masked
                     - | payload | compressed (RFC 7692 §7.2)
                         compressed data is never empty (RFC 7692 §7.2.1)
-                        refused with 1002: compressed data is never empty (RFC 7692 §7.2.1)
+                    refused with 1002: compressed data is never empty (RFC 7692 §7.2.1)
                     $ 40 00
-                        refused with 1002: RSV1 is for a message's first frame (RFC 7692 §6.1)
+                    refused with 1002: RSV1 is for a message's first frame (RFC 7692 §6.1)
                     40 00 | the culprit
                     $ 09 00
-                        refused with 1002: a control frame is whole and has at most 125 bytes (§5.5)
+                    refused with 1002: a control frame is whole and has at most 125 bytes (§5.5)
                     09 00 | the culprit
                     $ 89 7e 00 7e
-                        refused with 1002: a control frame is whole and has at most 125 bytes (§5.5)
+                    refused with 1002: a control frame is whole and has at most 125 bytes (§5.5)
                     89 7e 00 7e | the culprit
                     $ 81 7e 00 7d
-                        refused with 1002: a length has its shortest form (§5.2)
+                    refused with 1002: a length has its shortest form (§5.2)
                     81 7e 00 7d | the culprit
                     $ 82 7f 80 00 00 00 00 00 00 00
-                        refused with 1002: the highest bit of a length is 0 (§5.2)
+                    refused with 1002: the highest bit of a length is 0 (§5.2)
                     82 7f 80 00 … 00 00 00 | the culprit
                     $ 80 00
-                    in  CONTINUATION frame, 0 bytes
+                    CONTINUATION frame, 0 bytes
                     80 | FIN=1 RSV=000 opcode=0 | CONTINUATION, the last of 0 fragments (§5.4)
                     00 | MASK=0 length=0 | the length itself (§5.2)
                     - | payload | ""
-                        refused with 1002: there is no message to continue (§5.4)
+                    refused with 1002: there is no message to continue (§5.4)
                     $ 01 00 01 00
-                    in  TEXT frame, 0 bytes
+                    TEXT frame, 0 bytes
                     01 | FIN=0 RSV=000 opcode=1 | TEXT, fragment 1, more to come (§5.4)
                     00 | MASK=0 length=0 | the length itself (§5.2)
                     - | payload | ""
-                    in  TEXT frame, 0 bytes
+                    TEXT frame, 0 bytes
                     01 | FIN=0 RSV=000 opcode=1 | TEXT, fragment 1, more to come (§5.4)
                     00 | MASK=0 length=0 | the length itself (§5.2)
                     - | payload | ""
-                        refused with 1002: the message before has not ended (§5.4)
+                    refused with 1002: the message before has not ended (§5.4)
                     $ 81 01 ff
-                    in  TEXT frame, 1 byte
+                    TEXT frame, 1 byte
                     81 | FIN=1 RSV=000 opcode=1 | TEXT, a whole message (§5.6)
                     01 | MASK=0 length=1 | the length itself (§5.2)
                     ff | payload
-                        refused with 1007: text must be UTF-8 (§8.1)
+                    refused with 1007: text must be UTF-8 (§8.1)
                     $ 88 01 00
-                    in  CLOSE frame, 1 byte
+                    CLOSE frame, 1 byte
                     88 | FIN=1 RSV=000 opcode=8 | CLOSE (§5.5.1)
                     01 | MASK=0 length=1 | the length itself (§5.2)
                     00 | payload | "\\u{0}"
-                        refused with 1002: a Close has a code of two bytes or none (§5.5.1)
+                    refused with 1002: a Close has a code of two bytes or none (§5.5.1)
                     $ 88 02 03 ec
-                    in  CLOSE frame, 2 bytes
+                    CLOSE frame, 2 bytes
                     88 | FIN=1 RSV=000 opcode=8 | CLOSE (§5.5.1)
                     02 | MASK=0 length=2 | the length itself (§5.2)
                     03 ec | payload | 1004 (§7.4) ""
-                        refused with 1002: a Close can't have this code (§7.4)
+                    refused with 1002: a Close can't have this code (§7.4)
                     $ 88 04 03 e8 c3 28
-                    in  CLOSE frame, 4 bytes
+                    CLOSE frame, 4 bytes
                     88 | FIN=1 RSV=000 opcode=8 | CLOSE (§5.5.1)
                     04 | MASK=0 length=4 | the length itself (§5.2)
                     03 e8 c3 28 | payload | 1000 (§7.4)
-                        refused with 1007: text must be UTF-8 (§8.1)
+                    refused with 1007: text must be UTF-8 (§8.1)
                     """);
         }
 
@@ -4336,7 +4336,7 @@ class ChatTest {
             var events = new StringBuffer();
             written(chat -> {
                 try (Raw watcher = new Raw(chat.httpPort())) {
-                    watcher.ascii("GET /trace HTTP/1.1\r\nHost: localhost\r\n\r\n").readHead();
+                    watcher.ascii("GET /trace HTTP/1.1\r\nHost: localhost:" + chat.httpPort() + "\r\n\r\n").readHead();
                     eventually(true, () -> {        // from the first that is heard on, all are
                         Raw.open(chat, "/echo").close();
                         return watcher.in.available() > 0;
@@ -4701,7 +4701,7 @@ class ChatTest {
                 all.add(new Raw(wsPort).ascii("GET / HTTP/1.1\r\nHost: loc"));
                 all.add(new Raw(wsPort));
                 for (String request : List.of("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
-                        "GET /trace HTTP/1.1\r\nHost: localhost\r\n\r\n", "GET / HTTP/1.1", ""))
+                        "GET /trace HTTP/1.1\r\nHost: localhost:" + chat.httpPort() + "\r\n\r\n", "GET / HTTP/1.1", ""))
                     all.add(new Raw(httpPort).ascii(request));
                 all.get(7).readHead();
                 var farewells = all.stream().limit(4).map(raw -> new FutureTask<>(() -> {
@@ -4715,9 +4715,12 @@ class ChatTest {
                 chat.close();
                 for (var farewell : farewells) assertEquals(1001, farewell.get());
                 for (Raw raw : all) raw.close();
-                eventually(0, () -> serverThreads().size());
-                if (i == 1) files = openFiles();                // after what is only once
+                if (i == 1) {                                   // after what is opened but once
+                    eventually(0, () -> serverThreads().size());
+                    files = openFiles();
+                }
             }
+            eventually(0, () -> serverThreads().size());
             int before = files;
             eventually(true, () -> openFiles() <= before);
             for (int port : new int[] {httpPort, wsPort})
@@ -4763,15 +4766,16 @@ class ChatTest {
         @Test
         @DisplayName("to close twice, or before the start, does no harm")
         void toCloseTwiceDoesNoHarm() throws Exception {
-            eventually(0, () -> serverThreads().size());
-            int files = openFiles();
-            for (int i = 0; i < 10; i++) {
+            int files = 0;
+            for (int i = 0; i < 12; i++) {
                 new Chat(Chat.Options.parse()).close();
                 Chat chat = chat();
                 chat.close();
                 chat.close();
+                if (i == 1) files = openFiles();
             }
-            eventually(true, () -> openFiles() <= files);
+            int before = files;
+            eventually(true, () -> openFiles() <= before);
             eventually(0, () -> serverThreads().size());
         }
     }
