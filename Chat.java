@@ -59,7 +59,8 @@ public final class Chat implements AutoCloseable {
             System.out.println(options.answer);
         } catch (IllegalArgumentException | IOException wrong) {
             boolean usage = wrong instanceof IllegalArgumentException;
-            System.err.println("Chat.java: " + wrong.getMessage() + (usage ? "\n" + Options.USAGE : ""));
+            System.err.println("Chat.java: " + wrong.getMessage());
+            if (usage) System.err.println(Options.USAGE);
             System.exit(usage ? 2 : 1);
         }
     }
@@ -77,7 +78,8 @@ public final class Chat implements AutoCloseable {
             listener.bind(new InetSocketAddress(host, options.wsPort), 4096);
             port = "--http-port " + options.httpPort;
             var address = new InetSocketAddress(host, options.httpPort);
-            pageServer = options.tls == null ? HttpServer.create(address, 0) : HttpsServer.create(address, 0);
+            pageServer = options.tls == null ? HttpServer.create(address, 0)
+                    : HttpsServer.create(address, 0);
         } catch (IOException taken) {
             listener.close();
             throw new IOException("can't listen at --host " + options.host + " " + port + ": "
@@ -99,7 +101,10 @@ public final class Chat implements AutoCloseable {
 
     int httpPort() { return pageServer.getAddress().getPort(); }
     int webSocketPort() { return listener.getLocalPort(); }
-    String address(String scheme, int port) { return secure(scheme) + options.host + ":" + port + "/"; }
+    private String address(String scheme, int port) {
+        return secure(scheme) + options.host + ":" + port + "/";
+    }
+
     private String secure(String scheme) { return scheme + (options.tls == null ? "://" : "s://"); }
 
     /// Each connection gets a virtual thread: it may wait as long as it likes, that costs nothing.
@@ -147,14 +152,15 @@ public final class Chat implements AutoCloseable {
     }
 
     /// Decides about a handshake that is right in itself, and names the subprotocols of its path.
-    private List<String> welcome(WebSocket.Handshake handshake, boolean crowded) throws IOException {
-        String host = handshake.host(), path = handshake.path(), room = Rooms.named(path);
-        List<String> origins = handshake.values("Origin");        // none: it is not a browser
+    private List<String> welcome(WebSocket.Handshake request, boolean crowded) throws IOException {
+        String host = request.host(), path = request.path(), room = Rooms.named(path);
+        List<String> origins = request.values("Origin");          // none: it is not a browser
         boolean own = origins.size() == 1 && (origin(host).equalsIgnoreCase(origins.get(0))
                 || options.origins.contains(origins.get(0).toLowerCase(Locale.ROOT)));
-        WebSocket.rule(connections.size() <= options.maxConnections && !crowded && !listener.isClosed(),
-                503, "too many connections, or the server stops: try again later");
-        WebSocket.rule(knows(host), 403, "this server has another name; --host or --origin adds one");
+        boolean full = crowded || listener.isClosed()
+                || connections.size() > options.maxConnections;
+        WebSocket.rule(!full, 503, "too many connections, or the server stops: try again later");
+        WebSocket.rule(knows(host), 403, "this server has other names; --host or --origin adds it");
         WebSocket.rule(own || origins.isEmpty() || options.origins.contains("*"), 403,
                 "pages of another origin may not connect (§10.2); --origin ORIGIN allows it");
         WebSocket.rule(room != null || path.equals("/echo"), 404, "there is /, /echo, /chat and "
@@ -180,16 +186,20 @@ public final class Chat implements AutoCloseable {
 
     private void page(HttpExchange exchange) throws IOException {
         try (exchange) {
+            Headers headers = exchange.getRequestHeaders();
             String path = "" + exchange.getRequestURI().getRawPath(), room = Rooms.named(path);
-            String named = String.join(",", exchange.getRequestHeaders().getOrDefault("Host", List.of()));
+            String named = String.join(",", headers.getOrDefault("Host", List.of()));
             String host = WebSocket.Handshake.hostName(named), method = exchange.getRequestMethod();
             // The wire shows what everybody says, so it is only for who sits at this machine.
             boolean direct = origin(host).endsWith("//" + named), wire = options.trace && direct
-                    && path.equals("/trace") && exchange.getRemoteAddress().getAddress().isLoopbackAddress();
+                    && path.equals("/trace")
+                    && exchange.getRemoteAddress().getAddress().isLoopbackAddress();
             exchange.getResponseHeaders().set("Allow", "GET, HEAD");
             if (!knows(host)) answer(exchange, 403, "This server has another name.");
-            else if (!wire && room == null) answer(exchange, 404, "Nothing is here. " + settings.hint());
-            else if (!method.matches("GET|HEAD")) answer(exchange, 405, "Only GET and HEAD work here.");
+            else if (!wire && room == null)
+                answer(exchange, 404, "Nothing is here. " + settings.hint());
+            else if (!method.matches("GET|HEAD"))
+                answer(exchange, 405, "Only GET and HEAD work here.");
             else if (wire) stream(exchange);
             else answer(exchange, 200, page(exchange, direct ? host : null));
         }
@@ -197,11 +207,12 @@ public final class Chat implements AutoCloseable {
 
     /// @param host null for who came by another port: through a proxy, which makes both ports one
     private String page(HttpExchange exchange, String host) {
-        String nonce = UUID.randomUUID().toString(), port = host == null ? "" : "" + webSocketPort();
-        exchange.getResponseHeaders().set("Content-Security-Policy", ("default-src 'none'; script-src "
-                + "'nonce-%1$s'; style-src 'nonce-%1$s'; connect-src 'self' %2$s; img-src data:; base-uri "
-                + "'none'; form-action 'none'; frame-ancestors 'none'").formatted(nonce,
-                host == null ? "" : secure("ws") + host + ":" + port));
+        String nonce = UUID.randomUUID().toString();
+        String port = host == null ? "" : "" + webSocketPort();
+        exchange.getResponseHeaders().set("Content-Security-Policy", ("default-src 'none'; "
+                + "script-src 'nonce-%1$s'; style-src 'nonce-%1$s'; connect-src 'self' %2$s; "
+                + "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+                .formatted(nonce, host == null ? "" : secure("ws") + host + ":" + port));
         return PAGE.replace("{{nonce}}", nonce).replace("{{port}}", port)
                 .replace("{{trace}}", "" + options.trace);
     }
@@ -266,11 +277,15 @@ public final class Chat implements AutoCloseable {
         if (pageServer != null) pageServer.stop(0);
         pageThreads.shutdownNow();
         for (WebSocket webSocket : connections) webSocket.close(1001, "the server stops (§7.4.1)");
-        long end = System.nanoTime() + FAREWELL;
-        for (; !connections.isEmpty() && System.nanoTime() < end; LockSupport.parkNanos(1_000_000));
+        awaitLast();
         for (WebSocket webSocket : connections) webSocket.cutOff(null);
-        end += FAREWELL;
-        for (; !connections.isEmpty() && System.nanoTime() < end; LockSupport.parkNanos(1_000_000));
+        awaitLast();
+    }
+
+    private void awaitLast() {
+        long start = System.nanoTime();
+        while (!connections.isEmpty() && System.nanoTime() - start < FAREWELL)
+            LockSupport.parkNanos(1_000_000);
     }
 
     /// One connection, from the server's side: RFC 6455, compression by RFC 7692.
@@ -288,26 +303,28 @@ public final class Chat implements AutoCloseable {
         static final int HANDSHAKE_TIME = 10;       // seconds in all, however the bytes trickle in
         static final int MAX_HEAD = 8 * 1024;       // bytes of a request: what common servers take
         static final int MAX_HEADERS = 100;         // of a request, for the same reason
-        static final int SILENCE = 25;              // seconds to a ping; proxies cut after 60
+        static final int SILENCE = 25;              // seconds to a ping; proxies cut at 60
         static final int CLOSE_TIME = 5;            // seconds between our Close and the end of TCP
-        static final int MAX_EMPTY = 100_000;       // empty fragments of a message; others cost bytes
+        static final int MAX_EMPTY = 100_000;       // empty fragments; others cost bytes
         static final int INPUT = 1024;              // bytes of input buffer: most peers are idle
         static final int FIRST = 4096;              // bytes of a message to expect before they come
         static final int BATCH = 64 * 1024;         // bytes that one system call writes
         static final int PONG_BACKLOG = 16 * 1024;  // unwritten bytes at which pings have to wait
-        static final int DEFLATE_FROM = 1024;       // bytes of a message from which compressing pays
+        static final int DEFLATE_FROM = 1024;       // bytes from which compressing pays
 
-        /// What holds for all connections of a server: bytes of a message, inflated or not; bytes that
-        /// may wait to be written; ...; a sentence for whom it refuses; who hears of what travels
-        /// (or null) and of failures.
+        /// What holds for all connections of a server.
+        /// @param maxMessage bytes of a message, inflated or not
+        /// @param maxQueue   bytes that may wait to be written
+        /// @param hint       a sentence for those who are refused
+        /// @param trace      hears of all that travels, or null; log: of each failure
         record Settings(int maxMessage, int maxQueue, boolean deflate, SSLContext tls, String hint,
                         Consumer<Traced> trace, Consumer<String> log) {
             static final Settings DEFAULT =
                     new Settings(1 << 20, 8 << 20, true, null, "", null, line -> { });
         }
 
-        /// A peer broke a rule, or is not wanted. The code is an HTTP status until the connection is
-        /// open, then a close code (§7.4). The message goes to the peer, the log and the trace.
+        /// A peer broke a rule, or is not wanted. The code is an HTTP status until the connection
+        /// is open, then a close code (§7.4). The message goes to the peer, the log and the trace.
         static final class Refusal extends IOException {
             final int code;
 
@@ -321,17 +338,20 @@ public final class Chat implements AutoCloseable {
         // ---- The opening handshake (§4.2) -----------------------------------------------------
 
         /// The request of a client, as text and in parts.
-        record Handshake(String text, String method, String target, Map<String, List<String>> headers) {
+        record Handshake(String text, String method, String target,
+                         Map<String, List<String>> headers) {
             static final String TOKEN = "[!#$%&'*+.^_`|~0-9A-Za-z-]+";
             static final Pattern REQUEST = Pattern.compile(
                     "(" + TOKEN + ") (?:https?://[^/?#\\s]+)?(/[!-~&&[^#]]*) HTTP/1\\.[1-9]");
+            static final Pattern KEY = Pattern.compile("[A-Za-z0-9+/]{22}==");
             static final Pattern HEADER = Pattern.compile("(" + TOKEN + "):([\t -~\\x80-\\xff]*)");
             static final Pattern HOST = Pattern.compile(
                     "(\\[[0-9A-Fa-f:.]{2,45}]|[0-9A-Za-z._-]{1,253})(?::\\d{1,5})?");
             static final Map<Integer, String> STATUS = Map.of(400, "Bad Request", 403, "Forbidden",
                     404, "Not Found", 405, "Method Not Allowed\r\nAllow: GET", 426,
-                    "Upgrade Required\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13",    // §4.4
-                    431, "Request Header Fields Too Large", 500, "Internal Server Error", 503, "Service Unavailable");
+                    "Upgrade Required\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13",   // §4.4
+                    431, "Request Header Fields Too Large", 500, "Internal Server Error",
+                    503, "Service Unavailable");
 
             static Handshake read(DataInputStream in) throws IOException {
                 byte[] head = new byte[MAX_HEAD];
@@ -339,7 +359,7 @@ public final class Chat implements AutoCloseable {
                 for (int last = 0, next; last != 0x0d0a0d0a; last = last << 8 | next) {
                     rule(size < MAX_HEAD, 431, "a request has at most " + MAX_HEAD + " bytes");
                     if ((next = in.read()) < 0) throw new EOFException();
-                    rule((next == '\n') == ((byte) last == '\r'), 400, "lines end with CR LF (§4.2.1)");
+                    rule((next == '\n') == ((byte) last == '\r'), 400, "lines end with CR LF");
                     head[size++] = (byte) next;
                 }
                 String text = new String(head, 0, size, ISO_8859_1);
@@ -349,7 +369,7 @@ public final class Chat implements AutoCloseable {
                 rule(lines.size() < MAX_HEADERS + 3, 431, "more than " + MAX_HEADERS + " headers");
                 var headers = new TreeMap<String, List<String>>(String.CASE_INSENSITIVE_ORDER);
                 for (String line : lines.subList(1, lines.size() - 1)) {
-                    Matcher header = HEADER.matcher(line);               // no blank before the colon
+                    Matcher header = HEADER.matcher(line);            // no blank before the colon
                     rule(header.matches(), 400, "a header is not NAME: VALUE (§4.2.1)");
                     headers.computeIfAbsent(header.group(1), name -> new ArrayList<>())
                             .add(header.group(2).strip());
@@ -364,11 +384,11 @@ public final class Chat implements AutoCloseable {
                 rule(host() != null, 400, "one valid Host is needed (§4.2.1)");
                 rule(list("Upgrade").stream().anyMatch("websocket"::equalsIgnoreCase), 426,
                         "this port is for WebSockets only (§4.2.1)");
-                rule(values("Content-Length").isEmpty() && values("Transfer-Encoding").isEmpty(), 400,
-                        "a handshake has no body (§4.2.1)");
+                rule(!headers.containsKey("Content-Length"), 400, "a GET has no body (§4.2.1)");
+                rule(!headers.containsKey("Transfer-Encoding"), 400, "a GET has no body (§4.2.1)");
                 rule(list("Connection").stream().anyMatch("upgrade"::equalsIgnoreCase), 400,
                         "Connection: Upgrade is missing (§4.2.1)");
-                rule(key.matches("[A-Za-z0-9+/]{22}=="), 400, "one key of 16 bytes is needed (§4.2.1)");
+                rule(KEY.matcher(key).matches(), 400, "one key of 16 bytes is needed (§4.2.1)");
                 rule(!version.isEmpty(), 400, "one Sec-WebSocket-Version is needed (§4.2.1)");
                 rule(version.equals("13"), 426, "the only version is 13 (§4.4)");
             }
@@ -398,11 +418,11 @@ public final class Chat implements AutoCloseable {
             /// §4.2.2: the first subprotocol offered that is known here, or null.
             String choose(List<String> known) throws Refusal {
                 List<String> offers = list("Sec-WebSocket-Protocol");
-                rule(offers.stream().allMatch(o -> o.matches(TOKEN)), 400, "no subprotocol (§11.3.4)");
+                for (String offer : offers) rule(offer.matches(TOKEN), 400, "no token (§11.3.4)");
                 return offers.stream().filter(known::contains).findFirst().orElse(null);
             }
 
-            /// §9.1: the extensions offered: each its name, then its parameters, NAME or NAME=VALUE.
+            /// §9.1: extensions offered, each its name, then its parameters, NAME or NAME=VALUE.
             List<List<String>> extensions() throws Refusal {
                 var offers = list("Sec-WebSocket-Extensions").stream().map(offer -> Stream.of(
                         offer.split(";", -1)).map(Handshake::parameter).toList()).toList();
@@ -428,8 +448,9 @@ public final class Chat implements AutoCloseable {
 
             /// §4.2.2: the answer after which the connection is a WebSocket.
             String accept(String protocol, String extensions) throws NoSuchAlgorithmException {
-                return "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade"
-                        + "\r\nSec-WebSocket-Accept: " + acceptKey(one("Sec-WebSocket-Key"))
+                return "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
+                        + "Connection: Upgrade\r\nSec-WebSocket-Accept: "
+                        + acceptKey(one("Sec-WebSocket-Key"))
                         + (protocol == null ? "" : "\r\nSec-WebSocket-Protocol: " + protocol)
                         + (extensions == null ? "" : "\r\nSec-WebSocket-Extensions: " + extensions)
                         + "\r\n\r\n";
@@ -438,16 +459,17 @@ public final class Chat implements AutoCloseable {
             /// The answer that leaves it with HTTP. It repeats nothing that the client has sent.
             static String refuse(int status, String body) {
                 return "HTTP/1.1 " + status + " " + STATUS.get(status) + "\r\nConnection: close"
-                        + (status == 426 ? ", Upgrade" : "") + "\r\nContent-Type: text/plain; charset="
-                        + "utf-8\r\nContent-Length: " + body.getBytes(UTF_8).length + "\r\n\r\n" + body;
+                        + (status == 426 ? ", Upgrade" : "")
+                        + "\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: "
+                        + body.getBytes(UTF_8).length + "\r\n\r\n" + body;
             }
         }
 
         // ---- Frames (§5.2) --------------------------------------------------------------------
 
         static final int CONTINUATION = 0, TEXT = 1, BINARY = 2, CLOSE = 8, PING = 9, PONG = 10;
-        static final Map<Integer, String> OPCODES = Map.of(CONTINUATION, "CONTINUATION", TEXT, "TEXT",
-                BINARY, "BINARY", CLOSE, "CLOSE", PING, "PING", PONG, "PONG");
+        static final Map<Integer, String> OPCODES = Map.of(CONTINUATION, "CONTINUATION",
+                TEXT, "TEXT", BINARY, "BINARY", CLOSE, "CLOSE", PING, "PING", PONG, "PONG");
 
         /// What stands before the payload; rsv is 0, or 4 for RSV1.
         ///
@@ -463,7 +485,8 @@ public final class Chat implements AutoCloseable {
             /// Reads a header and checks, as early as possible, all that it alone can break.
             /// @param deflate whether RSV1 has a meaning
             /// @param client  whether it comes from a client, which must mask
-            static Header read(DataInputStream in, boolean deflate, boolean client) throws IOException {
+            static Header read(DataInputStream in, boolean deflate, boolean client)
+                    throws IOException {
                 int first = in.readUnsignedByte(), second = in.readUnsignedByte();
                 int opcode = first & 0x0f, rsv = first >> 4 & 7, form = second & 0x7f;
                 boolean fin = (first & FIN) != 0, masked = (second & MASK) != 0;
@@ -524,10 +547,11 @@ public final class Chat implements AutoCloseable {
 
         /// §7.4: whether a Close frame may carry this code.
         static boolean isLegal(int code) {
-            return code >= 1000 && code < 1004 || code > 1006 && code < 1015 || code > 2999 && code < 5000;
+            return code >= 1000 && code < 1004 || code > 1006 && code < 1015
+                    || code > 2999 && code < 5000;
         }
 
-        /// A Close's payload; the reason is cut between two characters to fit in 125 bytes (§5.5.1).
+        /// A Close's payload; the reason is cut between two characters to fit in 125 bytes (§5.5).
         private static byte[] closing(int code, String reason) {
             var payload = ByteBuffer.allocate(125).putShort((short) code);
             UTF_8.newEncoder().encode(CharBuffer.wrap(reason), payload, true);
@@ -536,15 +560,16 @@ public final class Chat implements AutoCloseable {
 
         // ---- Messages (§5.6) ------------------------------------------------------------------
 
-        /// What programs exchange. It is encoded and compressed once, however many it is sent to. The
-        /// payload of a text is UTF-8, in a received one for sure.
+        /// What programs exchange. It is encoded and compressed once, however many it is sent to.
+        /// The payload of a text is UTF-8, in a received one for sure.
         record Message(boolean isText, byte[] payload, byte[][] frames) {
             Message(boolean isText, byte[] payload) { this(isText, payload, new byte[2][]); }
             static Message text(String text) { return new Message(true, text.getBytes(UTF_8)); }
             String text() { return new String(payload, UTF_8); }
 
             private byte[] frame(boolean deflate) {
-                int opcode = isText ? TEXT : BINARY, which = deflate && payload.length >= DEFLATE_FROM ? 1 : 0;
+                int opcode = isText ? TEXT : BINARY;
+                int which = deflate && payload.length >= DEFLATE_FROM ? 1 : 0;
                 synchronized (frames) {
                     if (frames[0] == null) frames[0] = Header.encode(opcode, 0, payload);
                     if (frames[which] == null)
@@ -563,18 +588,18 @@ public final class Chat implements AutoCloseable {
             CharsetDecoder decoder = UTF_8.newDecoder();
             CoderResult result;
             do result = decoder.decode(rest, scratch.clear(), whole); while (result.isOverflow());
-            // what the decoder notices only at the next byte: ed a0 to ed bf can only become a surrogate
-            boolean half = rest.remaining() == 2 && rest.getShort(rest.position()) >= (short) 0xeda0;
-            rule(!result.isError() && !(half && bytes[to - 2] == (byte) 0xed), 1007, "text must be "
-                    + "UTF-8 (§8.1)");
+            // ed a0 to ed bf become a surrogate; the decoder notices only at the next byte
+            boolean surrogate = rest.remaining() == 2 && bytes[to - 2] == (byte) 0xed
+                    && bytes[to - 1] >= (byte) 0xa0;
+            rule(!result.isError() && !surrogate, 1007, "text must be UTF-8 (§8.1)");
             return rest.position();
         }
 
         /// permessage-deflate (RFC 7692). Nothing is remembered from one message to the next, so an
         /// idle connection needs no window, and one compressed message serves everybody.
         private static final class Deflate {
-            /// §7.1.2: java.util.zip can't promise to use a window of less than 15 bits. The client's
-            /// may have any size, reading copes with all of them.
+            /// §7.1.2: java.util.zip can't promise a window of less than 15 bits. The client's may
+            /// have any size, reading copes with all of them.
             static final Pattern LEGAL = Pattern.compile("(client|server)_no_context_takeover"
                     + "|server_max_window_bits=15|client_max_window_bits(=([89]|1[0-5]))?");
             static final byte[] TAIL = {0, 0, (byte) 0xff, (byte) 0xff};
@@ -615,7 +640,7 @@ public final class Chat implements AutoCloseable {
                         inflater.reset();               // after a block with BFINAL: §7.2.3.4
                         inflater.setInput(input, input.length - rest, rest);
                         for (int got; (got = inflater.inflate(chunk)) > 0; out.write(chunk, 0, got))
-                            rule(out.size() + got <= limit, 1009, "inflated, it is too long (§10.4)");
+                            rule(out.size() + got <= limit, 1009, "inflated, it is too long");
                     }
                     return out.toByteArray();
                 } catch (DataFormatException broken) {
@@ -628,14 +653,14 @@ public final class Chat implements AutoCloseable {
 
         // ---- Bytes out ------------------------------------------------------------------------
 
-        /// Frames on their way to one socket. Adding never waits: a virtual thread writes, which lives
-        /// only while there is something to write, and writes all that has piled up at once. A peer
-        /// for whom too much piles up is cut off: to wait would hold up others, to leave a message
-        /// out would be a lie.
+        /// Frames on their way to one socket. Adding never waits: a virtual thread writes, which
+        /// lives only while there is something to write, and writes all that has piled up at once.
+        /// A peer for whom too much piles up is cut off: to wait would hold up others, to leave a
+        /// message out would be a lie.
         private final class Outbox implements Runnable {
             private List<byte[]> waiting;
             private volatile boolean writing, ended;
-            private volatile long unwritten, progress;  // bytes; since when it has been writing, ns
+            private volatile long unwritten, progress;  // bytes; since when it writes, in ns
             private volatile Thread sleeper;
 
             /// @param last whether nothing may follow, because it is a Close (§5.5.1)
@@ -709,23 +734,27 @@ public final class Chat implements AutoCloseable {
 
         // ---- What travels, explained ----------------------------------------------------------
 
-        /// Rows of parts with tabs between: first time, connection, direction ("in", "out" or "" for
-        /// what befell the connection itself) and title, then always bytes, name and meaning.
+        /// Rows of parts with tabs between: first time, connection, direction ("in", "out" or ""
+        /// for what befell the connection itself) and title, then always bytes, name and meaning.
         record Traced(List<String> rows) {
             static final String ROW = "    %-23s  %-25s %s";
-            static final boolean COLOUR = System.console() != null           // somebody looks at it
+            // Where somebody looks at it. (JDK 22 to 24 always claim to have a console.)
+            static final boolean COLOUR = System.console() != null
                     && System.getenv("NO_COLOR") == null && !new File("/dev/stderr").isFile()
-                    && !List.of(22, 23, 24).contains(Runtime.version().feature());   // always a console
+                    && !List.of(22, 23, 24).contains(Runtime.version().feature());
 
             @Override
             public String toString() {
                 var text = new StringJoiner("\n");
                 for (String row : rows) {
                     boolean title = row == rows.get(0);
-                    String form = title ? "%s %-5s %-4s%s" : row.startsWith("\t") ? "    %2$s" : ROW;
-                    String line = elide(form.formatted((Object[]) row.split("\t", -1)).stripTrailing(), 100);
+                    String form = title ? "%s %-5s %-4s%s"
+                            : row.startsWith("\t") ? "    %2$s" : ROW;
+                    String line = form.formatted((Object[]) row.split("\t", -1));
+                    line = elide(line.stripTrailing(), 100);
                     if (COLOUR && title) line = "\033[1m" + line + "\033[0m";
-                    else if (COLOUR && form == ROW) line = line.replaceFirst("(.{27})", "\033[36m$1\033[0m");
+                    if (COLOUR && form == ROW)
+                        line = line.replaceFirst("(.{27})", "\033[36m$1\033[0m");
                     text.add(line);
                 }
                 return text.toString();
@@ -765,22 +794,27 @@ public final class Chat implements AutoCloseable {
                 var rows = new ArrayList<String>();
                 rows.add(row(wire, 0, 1, "FIN=" + (header.fin ? 1 : 0) + " RSV=" + rsv + " opcode="
                         + header.opcode, opcode + role(header, message.size() - 1)));
-                rows.add(row(wire, 1, 2, "MASK=" + (header.masked ? 1 : 0) + " length=" + (wire[1] & 127),
-                        key == 2 ? "the length itself (§5.2)" : "so " + (key - 2) + " more bytes (§5.2)"));
+                rows.add(row(wire, 1, 2, "MASK=" + (header.masked ? 1 : 0) + " length="
+                        + (wire[1] & 127), key == 2 ? "the length itself (§5.2)"
+                        : "so " + (key - 2) + " more bytes (§5.2)"));
                 if (key > 2) rows.add(row(wire, 2, key, "length=" + header.length, "(§5.2)"));
-                if (header.masked) rows.add(row(wire, key, start, "masking key", "always new (§5.3)"));
-                if (header.masked) rows.add(row(wire, start, wire.length, "payload, masked", ""));
-                rows.add(row(payload, 0, payload.length, "payload", deflated ? "compressed (RFC 7692 §7.2)"
-                        : meaning(header.opcode, payload)));
+                if (header.masked) {
+                    rows.add(row(wire, key, start, "masking key", "always new (§5.3)"));
+                    rows.add(row(wire, start, wire.length, "payload, masked", ""));
+                }
+                rows.add(row(payload, 0, payload.length, "payload", deflated
+                        ? "compressed (RFC 7692 §7.2)" : meaning(header.opcode, payload)));
                 if (deflated && header.fin) rows.add(inflated(message));
-                note(direction, opcode + " frame, " + header.length + (header.length == 1 ? " byte" : " bytes"), rows);
+                String unit = header.length == 1 ? " byte" : " bytes";
+                note(direction, opcode + " frame, " + header.length + unit, rows);
             }
 
             /// Up to eight bytes; of more the first four and the last three.
             static String row(byte[] bytes, int from, int to, String name, String meaning) {
                 HexFormat hex = HexFormat.ofDelimiter(" ");
                 String shown = to - from <= 8 ? hex.formatHex(bytes, from, to)
-                        : hex.formatHex(bytes, from, from + 4) + " … " + hex.formatHex(bytes, to - 3, to);
+                        : hex.formatHex(bytes, from, from + 4) + " … "
+                        + hex.formatHex(bytes, to - 3, to);
                 return String.join("\t", from == to ? "-" : shown, name, meaning);
             }
 
@@ -798,7 +832,8 @@ public final class Chat implements AutoCloseable {
             private static String meaning(int opcode, byte[] payload) {
                 int skip = opcode == CLOSE && payload.length > 1 ? 2 : 0;
                 String text = new String(payload, skip, payload.length - skip, UTF_8);
-                return (skip == 0 ? "" : (ByteBuffer.wrap(payload).getShort() & 0xffff) + " (§7.4) ")
+                int code = skip == 0 ? 0 : ByteBuffer.wrap(payload).getShort() & 0xffff;
+                return (skip == 0 ? "" : code + " (§7.4) ")
                         + (text.contains("\ufffd") ? "" : '"' + elide(printable(text), 36) + '"');
             }
 
@@ -818,10 +853,11 @@ public final class Chat implements AutoCloseable {
         /// Explains frames of either direction, until one of them breaks a rule.
         static String explain(byte[] frames) {
             var text = new StringJoiner("\n");
-            var webSocket = new WebSocket(null, new Settings(1 << 30, 1 << 30, true, null, "", traced -> {
+            int all = 1 << 30;
+            var webSocket = new WebSocket(null, new Settings(all, all, true, null, "", traced -> {
                 String[] head = traced.rows.get(0).split("\t");
-                String all = traced.toString();
-                if (!head[2].equals("out")) text.add(all.substring(all.indexOf(head[3])));
+                String shown = traced.toString();
+                if (!head[2].equals("out")) text.add(shown.substring(shown.indexOf(head[3])));
             }, line -> { }));
             webSocket.in = new DataInputStream(new ByteArrayInputStream(frames));
             webSocket.out = OutputStream.nullOutputStream();
@@ -850,7 +886,7 @@ public final class Chat implements AutoCloseable {
         /// As a browser's readyState.
         enum State { CONNECTING, OPEN, CLOSING, CLOSED }
 
-        /// Decides about a handshake: refuses with an HTTP status, or names the subprotocols it knows.
+        /// Decides about a handshake: refuses with an HTTP status, or names subprotocols it knows.
         interface Welcome { List<String> of(Handshake handshake) throws IOException; }
 
         /// What is done with an open connection; afterwards it is closed.
@@ -873,8 +909,8 @@ public final class Chat implements AutoCloseable {
         private boolean deflate, eitherSide, pinged;
         private volatile boolean upgraded, over;
         private volatile long heard = System.nanoTime(), deadline = heard + seconds(HANDSHAKE_TIME);
-        // Of a message whose end has not come: its opcode (-1: there is none), whether it is compressed,
-        // its bytes, how many of these are checked as text, how many of its fragments were empty.
+        // Of a message whose end has not come: its opcode (-1: there is none), whether it is
+        // compressed, its bytes, how many of these are checked, how many fragments were empty.
         private int opcode = -1, gathered, checked, empty;
         private boolean compressed;
         private byte[] message = {};
@@ -882,15 +918,17 @@ public final class Chat implements AutoCloseable {
         WebSocket(Socket socket, Settings settings) {
             this.socket = stream = socket;
             this.settings = settings;
-            tracer = settings.trace == null ? null : new Tracer(name, new ArrayList<>(), settings.trace);
+            tracer = settings.trace == null ? null
+                    : new Tracer(name, new ArrayList<>(), settings.trace);
         }
 
         /// Serves one connection from its first byte to its last. Pages of other hosts may not
         /// connect: they would act in the name of whoever looks at them (§10.2).
         static void serve(Socket socket, Handler handler) {
             new WebSocket(socket, Settings.DEFAULT).serve(handshake -> {
-                rule(handshake.values("Origin").stream().allMatch(origin -> origin.matches("https?://\\Q"
-                        + handshake.host() + "\\E(:\\d+)?")), 403, "a page of another host (§10.2)");
+                String own = "https?://\\Q" + handshake.host() + "\\E(:\\d+)?";
+                for (String origin : handshake.values("Origin"))
+                    rule(origin.matches(own), 403, "a page of another host (§10.2)");
                 return List.of();
             }, handler);
         }
@@ -907,8 +945,9 @@ public final class Chat implements AutoCloseable {
                 fail(refusal, false);
             } catch (Throwable bug) {
                 if (!(bug instanceof EOFException)) settings.log.accept(name + " " + bug);
-                if (upgraded || !(bug instanceof IOException)) fail(new Refusal(upgraded ? 1011 : 500,
-                        "the server has a problem (§7.4.1)"), false);
+                int code = upgraded ? 1011 : 500;
+                if (upgraded || !(bug instanceof IOException))
+                    fail(new Refusal(code, "the server has a problem (§7.4.1)"), false);
             } finally {
                 hangUp();
             }
@@ -925,8 +964,8 @@ public final class Chat implements AutoCloseable {
             try {
                 handshake = Handshake.read(in);
             } finally {
-                if (tracer != null) tracer.http("in", "the opening handshake (§4.1)", handshake != null
-                        ? handshake.text : new String(again(MAX_HEAD), ISO_8859_1));
+                if (tracer != null) tracer.http("in", "the opening handshake (§4.1)",
+                        handshake != null ? handshake.text : new String(again(MAX_HEAD), ISO_8859_1));
             }
             handshake.check();
             path = handshake.path();
@@ -1003,8 +1042,8 @@ public final class Chat implements AutoCloseable {
             try {
                 rule(first || opcode >= 0, 1002, "there is no message to continue (§5.4)");
                 rule(!first || opcode < 0, 1002, "the message before has not ended (§5.4)");
-                rule(header.length <= settings.maxMessage - gathered, 1009, "it is too long (§10.4)");
-                rule(header.length > 0 || ++empty <= MAX_EMPTY, 1008, "too many empty frames (§10.4)");
+                rule(header.length <= settings.maxMessage - gathered, 1009, "too long (§10.4)");
+                rule(header.length > 0 || ++empty <= MAX_EMPTY, 1008, "too many frames (§10.4)");
                 if (first) opcode = header.opcode;
                 if (first) compressed = header.rsv != 0;
                 read(header.key, (int) header.length);
@@ -1015,12 +1054,13 @@ public final class Chat implements AutoCloseable {
             return header.fin ? finish() : null;
         }
 
-        /// Reads a payload and checks text while it comes. No length is trusted: the array grows only
-        /// with what has come.
+        /// Reads a payload and checks text while it comes. No length is trusted: the array grows
+        /// only with what has come.
         private void read(int key, int length) throws IOException {
             for (int done = 0, got; done < length; done += got) {
-                int from = gathered, rest = length - done, more = Math.min(rest, Math.max(from, FIRST));
-                if (from == message.length) message = Arrays.copyOf(message, from + more);
+                int from = gathered, rest = length - done;
+                if (from == message.length)
+                    message = Arrays.copyOf(message, from + Math.min(rest, Math.max(from, FIRST)));
                 got = in.read(message, from, Math.min(rest, message.length - from));
                 if (got < 0) throw new EOFException();
                 heard = System.nanoTime();
@@ -1032,7 +1072,8 @@ public final class Chat implements AutoCloseable {
         }
 
         private Message finish() throws Refusal {
-            byte[] payload = gathered == message.length ? message : Arrays.copyOf(message, gathered);
+            byte[] payload = message;
+            if (gathered < payload.length) payload = Arrays.copyOf(message, gathered);
             if (compressed) payload = Deflate.inflate(payload, settings.maxMessage);
             boolean text = opcode == TEXT;
             if (text && checked < payload.length) checkText(payload, checked, payload.length, true);
@@ -1044,7 +1085,9 @@ public final class Chat implements AutoCloseable {
 
         /// Sends a message, from any thread, without waiting for the peer.
         /// @return false if nothing can be sent any more
-        boolean send(Message message) { return upgraded && outbox.add(message.frame(deflate), false); }
+        boolean send(Message message) {
+            return upgraded && outbox.add(message.frame(deflate), false);
+        }
 
         /// Asks for a sign of life (§5.5.2).
         void ping() { outbox.add(Header.encode(PING, 0, new byte[0]), false); }
@@ -1053,7 +1096,7 @@ public final class Chat implements AutoCloseable {
         /// @param reason of at most 123 bytes in UTF-8, what is more is cut off
         /// @throws IllegalArgumentException if no Close may carry this code
         void close(int code, String reason) {
-            if (!isLegal(code)) throw new IllegalArgumentException(code + " is no close code (§7.4)");
+            if (!isLegal(code)) throw new IllegalArgumentException("no close code: " + code);
             synchronized (outbox) {
                 if (!upgraded) cutOff(null);            // §7.2.2: no frame before it is open
             }
@@ -1095,7 +1138,8 @@ public final class Chat implements AutoCloseable {
         /// For the trace: what has come of the header that was being read.
         private List<String> header(String name) {
             byte[] bytes = again(10);
-            return bytes.length == 0 ? List.of() : List.of(Tracer.row(bytes, 0, bytes.length, name, ""));
+            return bytes.length == 0 ? List.of()
+                    : List.of(Tracer.row(bytes, 0, bytes.length, name, ""));
         }
 
         /// What has come since mark().
@@ -1112,8 +1156,8 @@ public final class Chat implements AutoCloseable {
             try { return in.available() > 0; } catch (IOException gone) { return false; }
         }
 
-        /// §7.1.1: we close our half first and read until the peer has closed his. Closing with unread
-        /// input is a reset, and that can overtake the Close frame.
+        /// §7.1.1: we close our half first and read until the peer has closed his. Closing with
+        /// unread input is a reset, and that can overtake the Close frame.
         private void hangUp() {
             over = true;
             outbox.await(0);
@@ -1124,15 +1168,15 @@ public final class Chat implements AutoCloseable {
             LIVE.remove(this);
         }
 
-        /// Ends the connection at once, without a Close: a reset, which leaves nothing unsent behind.
+        /// Ends the connection at once, without a Close: a reset, which leaves nothing unsent.
         void cutOff(String why) {
             if (why != null) settings.log.accept(name + " " + why);
             outbox.giveUp();
             try (socket) { socket.setSoLinger(true, 0); } catch (IOException closed) { }
         }
 
-        /// One virtual thread looks after all connections while there are any. A deadline in each read
-        /// would cost more, and could not see who never reads.
+        /// One virtual thread looks after all connections while there are any. A deadline in each
+        /// read would cost more, and could not see who never reads.
         private void watch() {
             LIVE.add(this);
             synchronized (LIVE) {
@@ -1156,13 +1200,14 @@ public final class Chat implements AutoCloseable {
             boolean ending = !upgraded || outbox.ended;
             boolean stuck = outbox.writing && now - outbox.progress > seconds(2 * SILENCE);
             long silence = ending ? 0 : now - heard, late = ending ? now - deadline : -1;
-            if (late > seconds(1) || stuck || silence > seconds(2 * SILENCE)) cutOff("gave no sign of life");
+            if (late > seconds(1) || stuck || silence > seconds(2 * SILENCE))
+                cutOff("gave no sign of life");
             else if (late > 0) endInput();
             else if (silence > seconds(SILENCE) && !pinged) ping();
             pinged = silence > seconds(SILENCE);
         }
 
-        /// Wakes the thread that reads, as if the peer had gone: it will end the connection in order.
+        /// Wakes the thread that reads, as if the peer had gone: it ends the connection in order.
         private void endInput() {
             try { socket.shutdownInput(); } catch (IOException closed) { }
         }
@@ -1191,7 +1236,9 @@ public final class Chat implements AutoCloseable {
         }
 
         /// The lock gives all that is said in a room one order.
-        private record Room(ReentrantLock lock, Set<Member> members) { }
+        private record Room(ReentrantLock lock, Set<Member> members) {
+            Room() { this(new ReentrantLock(), new LinkedHashSet<>()); }
+        }
 
         private final Map<String, Room> rooms = new ConcurrentHashMap<>();
         private final Map<String, Member> nicks = new ConcurrentHashMap<>();
@@ -1201,7 +1248,8 @@ public final class Chat implements AutoCloseable {
         static String named(String path) {
             if (path.equals("/") || path.equals("/chat")) return "lobby";
             try {
-                String name = path.startsWith("/chat/") ? URLDecoder.decode(path.substring(6), UTF_8) : "";
+                if (!path.startsWith("/chat/")) return null;
+                String name = URLDecoder.decode(path.substring(6), UTF_8);
                 name = Normalizer.normalize(name, Normalizer.Form.NFC);
                 return name.matches(NAME + "{1,64}") ? name : null;
             } catch (IllegalArgumentException badEscape) {
@@ -1209,7 +1257,9 @@ public final class Chat implements AutoCloseable {
             }
         }
 
-        private static WebSocket.Message notice(String line) { return WebSocket.Message.text(" .... " + line); }
+        private static WebSocket.Message notice(String line) {
+            return WebSocket.Message.text(" .... " + line);
+        }
 
         boolean canHold(String room) { return rooms.size() < MAX_ROOMS || rooms.containsKey(room); }
 
@@ -1219,7 +1269,7 @@ public final class Chat implements AutoCloseable {
             while (nicks.putIfAbsent(key(member.nick), member) != null);
             var arrival = notice(member.nick + " has joined.");
             rooms.compute(name, (same, found) -> {
-                Room room = found == null ? new Room(new ReentrantLock(), new LinkedHashSet<>()) : found;
+                Room room = found == null ? new Room() : found;
                 room.lock.lock();
                 room.members.add(member);
                 for (Member each : room.members.size() > CROWD ? Set.of(member) : room.members)
@@ -1251,13 +1301,14 @@ public final class Chat implements AutoCloseable {
         /// What somebody has typed: a line for all, or a command.
         void hear(Member member, WebSocket.Message typed) {
             byte[] line = typed.payload();
-            int slashes = line.length == 0 || line[0] != '/' ? 0 : line.length == 1 || line[1] != '/' ? 1 : 2;
+            int slashes = 0;
+            while (slashes < Math.min(2, line.length) && line[slashes] == '/') slashes++;
             if (slashes == 1) {
                 String[] words = typed.text().strip().split("\\s+", 2);
                 String answer = obey(member, words[0], words.length > 1 ? words[1] : "");
                 if (answer != null) member.webSocket.send(notice(answer));
             } else {
-                byte[] name = (member.nick + ": ").getBytes(UTF_8);     // bytes do: no need to decode
+                byte[] name = (member.nick + ": ").getBytes(UTF_8);     // no need to decode
                 int skip = slashes / 2, rest = line.length - skip;
                 var said = ByteBuffer.allocate(name.length + rest).put(name).put(line, skip, rest);
                 say(rooms.get(member.room), new WebSocket.Message(true, said.array()));
@@ -1270,15 +1321,16 @@ public final class Chat implements AutoCloseable {
             return switch (command) {
                 case "/nick" -> rename(member, Normalizer.normalize(rest, Normalizer.Form.NFC));
                 case "/who" -> who(rooms.get(member.room));
-                case "/help" -> "/nick NAME changes your name, /who lists who is here, /help is this. "
-                        + "// at the start says a /.";
+                case "/help" -> "/nick NAME changes your name, /who lists who is here, "
+                        + "/help is this. // at the start says a /.";
                 default -> "There is no command " + WebSocket.elide(command, 40) + ". Try /help.";
             };
         }
 
         private String rename(Member member, String nick) {
             String old = member.nick;
-            if (!nick.matches(NAME + "{1,24}")) return "A name has 1 to 24 letters, digits, - or _.";
+            if (!nick.matches(NAME + "{1,24}"))
+                return "A name has 1 to 24 letters, digits, - or _.";
             Member holder = nicks.putIfAbsent(key(nick), member);
             if (holder != null && holder != member) return "The name " + nick + " is taken.";
             member.nick = nick;
@@ -1319,8 +1371,9 @@ public final class Chat implements AutoCloseable {
                   --trace                shows all that travels, here and in the page
                   --explain [HEX ...]    explains frames, given here or on standard input
                   --help, --version
-                Fixed: handshake 10 s, its request 8 KiB and 100 headers; ping after 25 s of silence, gone
-                after 50 s; closing 5 s; 10000 rooms; names of rooms 64, of people 24 characters.""";
+                Fixed: handshake 10 s, its request 8 KiB and 100 headers; ping after 25 s of
+                silence, gone after 50 s; closing 5 s; 10000 rooms; names: of rooms 64, of people
+                24 letters.""";
 
         String host = "localhost", answer;
         int httpPort = 8080, wsPort = 12345, maxMessage = 1 << 20, maxQueue = 8 << 20;
@@ -1333,7 +1386,8 @@ public final class Chat implements AutoCloseable {
         static Options parse(String... arguments) {
             var options = new Options();
             var words = new ArrayDeque<String>();
-            for (String word : arguments) words.addAll(List.of(word.split("=", word.startsWith("--") ? 2 : 1)));
+            for (String word : arguments)
+                words.addAll(List.of(word.split("=", word.startsWith("--") ? 2 : 1)));
             while (!words.isEmpty()) options.set(words.pop(), words);
             return options;
         }
@@ -1343,7 +1397,8 @@ public final class Chat implements AutoCloseable {
                 case "--host" -> host = value(name, words, ".+").replaceAll("^[^\\[].*:.*", "[$0]");
                 case "--http-port" -> httpPort = number(name, words, 0, 65535);
                 case "--ws-port" -> wsPort = number(name, words, 0, 65535);
-                case "--origin" -> origins.add(value(name, words, "\\*|https?://[^/\\s]+").toLowerCase());
+                case "--origin" -> origins.add(
+                        value(name, words, "\\*|https?://[^/\\s]+").toLowerCase(Locale.ROOT));
                 case "--max-message" -> maxMessage = number(name, words, 1, 1 << 30);
                 case "--max-queue" -> maxQueue = number(name, words, 1, 1 << 30);
                 case "--max-connections" -> maxConnections = number(name, words, 1, 1 << 24);
@@ -1373,8 +1428,9 @@ public final class Chat implements AutoCloseable {
         }
 
         private static SSLContext tls(String file) {
-            char[] password = System.getenv().getOrDefault("CHAT_KEYSTORE_PASSWORD", "").toCharArray();
             try {
+                String given = System.getenv().getOrDefault("CHAT_KEYSTORE_PASSWORD", "");
+                char[] password = given.toCharArray();
                 var keys = KeyManagerFactory.getInstance("PKIX");
                 keys.init(KeyStore.getInstance(new File(file), password), password);
                 var context = SSLContext.getInstance("TLS");

@@ -399,6 +399,15 @@ class ChatTest {
         return Runtime.getRuntime().totalMemory() - Runtime.getRuntime().freeMemory();
     }
 
+    /// Waits until something is so for once; fails if that takes very long.
+    static void atSomeTime(Callable<Boolean> isSo) throws Exception {
+        Instant deadline = Instant.now().plusSeconds(PATIENCE);
+        while (!isSo.call()) {
+            assertTrue(Instant.now().isBefore(deadline), "it never happens");
+            Thread.sleep(5);
+        }
+    }
+
     /// The server's list of rooms.
     static Chat.Rooms rooms(Chat chat) throws Exception {
         var rooms = Chat.class.getDeclaredField("rooms");
@@ -2558,8 +2567,7 @@ class ChatTest {
                     raw.hex(String.join(" ", frames)).in.readAllBytes();
                 }
                 List<String> rows = rows(traced.stop(), "in");
-                List<String> expected = rows(explain(String.join(" ", frames)).lines().toList(),
-                        "in");
+                List<String> expected = explain(String.join(" ", frames)).lines().toList();
                 assertEquals(expected, rows.subList(rows.size() - expected.size(), rows.size()));
                 assertTrue(expected.size() > 4 * frames.size(), expected.toString());
             }
@@ -3795,14 +3803,14 @@ class ChatTest {
         void beyondTheMostConnectionsTheAnswerIs503() throws Exception {
             try (Chat small = chat("--max-connections=3"); Raw ada = guest(small);
                     Raw bob = guest(small); Raw silent = new Raw(small.webSocketPort())) {
-                eventually(true, () -> answer(small, request("/echo")).startsWith("HTTP/1.1 503"));
+                atSomeTime(() -> answer(small, request("/echo")).startsWith("HTTP/1.1 503"));
                 String answer = answer(small, request("/chat"));
                 assertTrue(answer.contains("too many connections"), answer);
                 assertEquals("Hello", ada.text("Hello").line());
                 silent.socket.close();
                 bob.bye();
                 bob.socket.close();
-                eventually(true, () -> {
+                atSomeTime(() -> {
                     try (Raw raw = new Raw(small.webSocketPort())) {
                         return raw.ascii(request("/echo")).readHead().startsWith("HTTP/1.1 101");
                     }
@@ -3855,7 +3863,7 @@ class ChatTest {
                 for (int i = 0; i < 3; i++) guest(wide).close();
                 ada.bye();
                 ada.socket.close();
-                eventually(true, () -> {
+                atSomeTime(() -> {
                     try (Raw raw = new Raw(new Socket(own.get(), wide.webSocketPort()))) {
                         return raw.ascii(request("/echo")).readHead().startsWith("HTTP/1.1 101");
                     }
@@ -4076,7 +4084,7 @@ class ChatTest {
                 do line = chat.next(chat.err); while (!line.contains("can't accept"));
                 assertEquals("Hello", ada.text("Hello").line());
                 // A loop that spins leaves not one moment of rest.
-                eventually(true, () -> {
+                atSomeTime(() -> {
                     Duration before = chat.process.info().totalCpuDuration().orElseThrow();
                     Thread.sleep(500);
                     return chat.process.info().totalCpuDuration().orElseThrow().minus(before)
@@ -4336,7 +4344,8 @@ class ChatTest {
             var events = new StringBuffer();
             written(chat -> {
                 try (Raw watcher = new Raw(chat.httpPort())) {
-                    watcher.ascii("GET /trace HTTP/1.1\r\nHost: localhost:" + chat.httpPort() + "\r\n\r\n").readHead();
+                    watcher.ascii("GET /trace HTTP/1.1\r\nHost: localhost:" + chat.httpPort()
+                            + "\r\n\r\n").readHead();
                     eventually(true, () -> {        // from the first that is heard on, all are
                         Raw.open(chat, "/echo").close();
                         return watcher.in.available() > 0;
@@ -4700,8 +4709,8 @@ class ChatTest {
                     all.add(guest(wsPort, path));
                 all.add(new Raw(wsPort).ascii("GET / HTTP/1.1\r\nHost: loc"));
                 all.add(new Raw(wsPort));
-                for (String request : List.of("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
-                        "GET /trace HTTP/1.1\r\nHost: localhost:" + chat.httpPort() + "\r\n\r\n", "GET / HTTP/1.1", ""))
+                String host = " HTTP/1.1\r\nHost: localhost:" + httpPort + "\r\n\r\n";
+                for (String request : List.of("GET /" + host, "GET /trace" + host, "GET /", ""))
                     all.add(new Raw(httpPort).ascii(request));
                 all.get(7).readHead();
                 var farewells = all.stream().limit(4).map(raw -> new FutureTask<>(() -> {
@@ -7379,6 +7388,119 @@ class ChatTest {
         public void close() throws IOException {
             for (SocketChannel channel : channels) channel.close();
             selector.close();
+        }
+    }
+
+    // ---- Faults: what fails in one connection stays there -------------------------------------
+
+    @Nested
+    @DisplayName("Faults")
+    class Faults {
+        /// Standard error that fails once, as if there were no memory, at a line that holds this.
+        private static PrintStream failingAt(String text, PrintStream usual) {
+            var first = new AtomicBoolean(true);
+            return new PrintStream(usual, true, StandardCharsets.UTF_8) {
+                @Override
+                public void println(String line) {
+                    if (line.contains(text) && first.getAndSet(false))
+                        throw new OutOfMemoryError("a test's, at " + line);
+                    super.println(line);
+                }
+            };
+        }
+
+        @Test
+        @DisplayName("a handler that fails costs its own connection, the others don't notice")
+        void aHandlerThatFailsCostsItsOwnConnection() throws Exception {
+            try (var executor = Executors.newVirtualThreadPerTaskExecutor();
+                    var listener = new ServerSocket(0, 50, InetAddress.getLoopbackAddress())) {
+                executor.submit(() -> {
+                    while (true) {
+                        Socket socket = listener.accept();
+                        executor.submit(() -> Chat.WebSocket.serve(socket, webSocket -> {
+                            while (webSocket.receive() instanceof Chat.WebSocket.Message message)
+                                switch (message.text()) {
+                                    case "runtime" -> throw new IllegalStateException("a test's");
+                                    case "memory" -> throw new OutOfMemoryError("a test's");
+                                    case "stack" -> throw new StackOverflowError("a test's");
+                                    default -> webSocket.send(message);
+                                }
+                        }));
+                    }
+                });
+                try (Raw ada = new Raw(listener.getLocalPort()).shakeHands("/")) {
+                    for (String bug : List.of("runtime", "memory", "stack"))
+                        try (Raw bob = new Raw(listener.getLocalPort()).shakeHands("/")) {
+                            bob.text(bug).assertClosed(1011);
+                            assertEquals("Hello", ada.text("Hello").line());
+                        }
+                    ada.bye();
+                }
+            }
+        }
+
+        @Test
+        @DisplayName("an error while a room is told something leaves the room as it was")
+        void anErrorWhileARoomIsToldLeavesTheRoom() throws Exception {
+            PrintStream usual = System.err;
+            try (Chat chat = chat("--no-deflate", "--max-queue=100000");
+                    Raw ada = Raw.open(chat, "/chat/f"); Raw slow = new Raw(chat.webSocketPort())) {
+                System.setErr(failingAt("too slowly", usual));
+                ada.assertNothingMore();
+                String name = slow.shakeHands("/chat/f").text("").line().replace(": ", "");
+                assertEquals(name + ": ", ada.line());
+                var over = new AtomicBoolean();                 // is he cut off?
+                atSomeTime(() -> {
+                    try (Raw talker = Raw.open(chat, "/chat/f")) {
+                        for (int first = 0x81; first == 0x81 && !over.get(); ) {
+                            first = talker.text("x".repeat(50_000)).frame().first();
+                            while (ada.in.available() > 0)
+                                if (ada.line().equals(" .... " + name + " has left.")) over.set(true);
+                            while (talker.in.available() > 0) talker.frame();
+                        }
+                    }
+                    return over.get();
+                });
+                try (Raw bob = Raw.open(chat, "/chat/f")) {
+                    bob.text("still here?");
+                    String heard;
+                    do heard = ada.line(); while (!heard.endsWith("still here?"));
+                }
+            } finally {
+                System.setErr(usual);
+            }
+        }
+
+        @Test
+        @DisplayName("an error while one is watched leaves the others watched")
+        void anErrorWhileOneIsWatchedLeavesTheOthersWatched() throws Exception {
+            var settings = new Chat.WebSocket.Settings(1000, 1000, true, null, "", null, line -> {
+                throw new OutOfMemoryError("a test's, at " + line);
+            });
+            try (var listener = new ServerSocket(0, 50, InetAddress.getLoopbackAddress())) {
+                for (int i = 0; i < 3; i++)
+                    try (Raw raw = new Raw(listener.getLocalPort())) {
+                        var opened = new CompletableFuture<Chat.WebSocket>();
+                        Socket socket = listener.accept();
+                        Thread.startVirtualThread(() -> new Chat.WebSocket(socket, settings).serve(
+                                handshake -> List.of(), webSocket -> {
+                            opened.complete(webSocket);
+                            while (webSocket.receive() != null) continue;
+                        }));
+                        raw.shakeHands("/");
+                        var heard = Chat.WebSocket.class.getDeclaredField("heard");
+                        heard.setAccessible(true);
+                        heard.setLong(opened.get(), System.nanoTime() - TimeUnit.SECONDS.toNanos(
+                                2 * Chat.WebSocket.SILENCE + 1));
+                        try {
+                            raw.readAll();
+                        } catch (SocketTimeoutException open) {
+                            fail("nobody watches any more");
+                        } catch (SocketException reset) {
+                            continue;
+                        }
+                    }
+            }
         }
     }
 }
