@@ -116,8 +116,8 @@ public final class Chat implements AutoCloseable {
                 else Thread.startVirtualThread(() -> serve(socket));
             } catch (IOException | OutOfMemoryError failure) {
                 if (listener.isClosed()) return;
-                log("can't accept a connection: " + failure);
                 LockSupport.parkNanos(ACCEPT_PAUSE);
+                log("can't accept a connection: " + failure);
             }
         }
     }
@@ -965,7 +965,8 @@ public final class Chat implements AutoCloseable {
                 handshake = Handshake.read(in);
             } finally {
                 if (tracer != null) tracer.http("in", "the opening handshake (§4.1)",
-                        handshake != null ? handshake.text : new String(again(MAX_HEAD), ISO_8859_1));
+                        handshake != null ? handshake.text
+                        : new String(again(MAX_HEAD), ISO_8859_1));
             }
             handshake.check();
             path = handshake.path();
@@ -1170,9 +1171,9 @@ public final class Chat implements AutoCloseable {
 
         /// Ends the connection at once, without a Close: a reset, which leaves nothing unsent.
         void cutOff(String why) {
-            if (why != null) settings.log.accept(name + " " + why);
             outbox.giveUp();
             try (socket) { socket.setSoLinger(true, 0); } catch (IOException closed) { }
+            if (why != null) settings.log.accept(name + " " + why);
         }
 
         /// One virtual thread looks after all connections while there are any. A deadline in each
@@ -1182,7 +1183,7 @@ public final class Chat implements AutoCloseable {
             synchronized (LIVE) {
                 if (watcher == null) watcher = Thread.startVirtualThread(() -> {
                     while (watching()) {
-                        for (WebSocket each : LIVE) each.look(System.nanoTime());
+                        for (WebSocket each : LIVE) each.watched();
                         LockSupport.parkNanos(seconds(1));
                     }
                 });
@@ -1193,6 +1194,14 @@ public final class Chat implements AutoCloseable {
             synchronized (LIVE) {
                 if (LIVE.isEmpty()) watcher = null;
                 return watcher != null;
+            }
+        }
+
+        private void watched() {
+            try {
+                look(System.nanoTime());
+            } catch (Throwable bug) {                   // out of memory, say: the others go on
+                cutOff(null);
             }
         }
 
@@ -1235,9 +1244,18 @@ public final class Chat implements AutoCloseable {
             }
         }
 
-        /// The lock gives all that is said in a room one order.
         private record Room(ReentrantLock lock, Set<Member> members) {
             Room() { this(new ReentrantLock(), new LinkedHashSet<>()); }
+
+            /// One at a time: so all that is said in a room has one order.
+            <T> T alone(Supplier<T> action) {
+                lock.lock();
+                try {
+                    return action.get();
+                } finally {
+                    lock.unlock();
+                }
+            }
         }
 
         private final Map<String, Room> rooms = new ConcurrentHashMap<>();
@@ -1270,22 +1288,22 @@ public final class Chat implements AutoCloseable {
             var arrival = notice(member.nick + " has joined.");
             rooms.compute(name, (same, found) -> {
                 Room room = found == null ? new Room() : found;
-                room.lock.lock();
-                room.members.add(member);
-                for (Member each : room.members.size() > CROWD ? Set.of(member) : room.members)
-                    if (PRESENCE.equals(each.webSocket.protocol())) each.webSocket.send(arrival);
-                room.lock.unlock();
-                return room;
+                return room.alone(() -> {
+                    room.members.add(member);
+                    Set<Member> told = room.members.size() > CROWD ? Set.of(member) : room.members;
+                    tell(told, each -> PRESENCE.equals(each.webSocket.protocol()), arrival);
+                    return room;
+                });
             });
             return member;
         }
 
         void leave(Member member) {
             rooms.computeIfPresent(member.room, (same, room) -> {
-                room.lock.lock();
-                boolean crowd = room.members.size() > CROWD;
-                room.members.remove(member);
-                room.lock.unlock();
+                boolean crowd = room.alone(() -> {
+                    room.members.remove(member);
+                    return room.members.size() >= CROWD;
+                });
                 if (!crowd) say(room, notice(member.nick + " has left."));
                 return room.members.isEmpty() ? null : room;
             });
@@ -1293,9 +1311,19 @@ public final class Chat implements AutoCloseable {
         }
 
         private static void say(Room room, WebSocket.Message line) {
-            room.lock.lock();
-            for (Member member : room.members) member.webSocket.send(line);
-            room.lock.unlock();
+            room.alone(() -> tell(room.members, each -> true, line));
+        }
+
+        /// An error that comes with one member is his alone: the others are told.
+        private static Void tell(Set<Member> members, Predicate<Member> who, WebSocket.Message line) {
+            for (Member member : members) {
+                try {
+                    if (who.test(member)) member.webSocket.send(line);
+                } catch (Throwable bug) {
+                    member.webSocket.cutOff(null);
+                }
+            }
+            return null;
         }
 
         /// What somebody has typed: a line for all, or a command.
@@ -1345,9 +1373,7 @@ public final class Chat implements AutoCloseable {
         }
 
         private static String who(Room room) {
-            room.lock.lock();
-            List<String> all = room.members.stream().map(member -> member.nick).sorted().toList();
-            room.lock.unlock();
+            var all = room.alone(() -> room.members.stream().map(m -> m.nick).sorted().toList());
             int more = Math.max(0, all.size() - MAX_LISTED);
             return all.size() + " here: " + String.join(", ", all.subList(0, all.size() - more))
                     + (more == 0 ? "" : ", and " + more + " more");

@@ -7455,7 +7455,7 @@ class ChatTest {
                         for (int first = 0x81; first == 0x81 && !over.get(); ) {
                             first = talker.text("x".repeat(50_000)).frame().first();
                             while (ada.in.available() > 0)
-                                if (ada.line().equals(" .... " + name + " has left.")) over.set(true);
+                                if (ada.line().endsWith(name + " has left.")) over.set(true);
                             while (talker.in.available() > 0) talker.frame();
                         }
                     }
