@@ -1043,10 +1043,12 @@ public final class Chat implements AutoCloseable {
             try {
                 rule(first || opcode >= 0, 1002, "there is no message to continue (§5.4)");
                 rule(!first || opcode < 0, 1002, "the message before has not ended (§5.4)");
-                rule(header.length <= settings.maxMessage - gathered, 1009, "too long (§10.4)");
-                rule(header.length > 0 || ++empty <= MAX_EMPTY, 1008, "too many frames (§10.4)");
                 if (first) opcode = header.opcode;
                 if (first) compressed = header.rsv != 0;
+                int most = settings.maxMessage;         // compressing can make it a little longer
+                if (compressed) most += most / 256 + 64;
+                rule(header.length <= most - gathered, 1009, "too long (§10.4)");
+                rule(header.length > 0 || ++empty <= MAX_EMPTY, 1008, "too many frames (§10.4)");
                 read(header.key, (int) header.length);
             } finally {
                 if (tracer != null) tracer.frame("in", header,
