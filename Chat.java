@@ -664,8 +664,9 @@ public final class Chat implements AutoCloseable {
             private volatile Thread sleeper;
 
             /// @param last whether nothing may follow, because it is a Close (§5.5.1)
+            /// @param here whether the connection's own thread may write it and wait for the peer
             /// @return whether it will be sent
-            boolean add(byte[] frame, boolean last) {
+            boolean add(byte[] frame, boolean last, boolean here) {
                 boolean full, idle;
                 synchronized (this) {
                     if (ended) return false;
@@ -681,7 +682,7 @@ public final class Chat implements AutoCloseable {
                 if (full) cutOff("reads too slowly: " + unwritten + " bytes wait");
                 // The connection's own thread writes for itself, unless more input is waiting: what
                 // answers all of that makes better use of one system call.
-                else if (idle && Thread.currentThread() == owner && !inputWaits()) run();
+                else if (idle && here && Thread.currentThread() == owner && !inputWaits()) run();
                 else if (idle) Thread.startVirtualThread(this);
                 return !full;
             }
@@ -1019,7 +1020,7 @@ public final class Chat implements AutoCloseable {
             if (header.opcode == CLOSE) closed(payload);
             if (header.opcode == PING) {                // §5.5.2; a pong needs no answer (§5.5.3)
                 outbox.await(PONG_BACKLOG);
-                outbox.add(Header.encode(PONG, 0, payload), false);
+                outbox.add(Header.encode(PONG, 0, payload), false, true);
             }
             return null;
         }
@@ -1086,14 +1087,19 @@ public final class Chat implements AutoCloseable {
             return new Message(text, payload);
         }
 
-        /// Sends a message, from any thread, without waiting for the peer.
+        /// Sends a message, from any thread. Only the connection's own may have to wait for it.
         /// @return false if nothing can be sent any more
         boolean send(Message message) {
-            return upgraded && outbox.add(message.frame(deflate), false);
+            return upgraded && outbox.add(message.frame(deflate), false, true);
+        }
+
+        /// Sends a message, but never waits: for who holds a lock, or speaks to many.
+        boolean post(Message message) {
+            return upgraded && outbox.add(message.frame(deflate), false, false);
         }
 
         /// Asks for a sign of life (§5.5.2).
-        void ping() { outbox.add(Header.encode(PING, 0, new byte[0]), false); }
+        void ping() { outbox.add(Header.encode(PING, 0, new byte[0]), false, true); }
 
         /// Begins to close (§7.1.2); receive() returns null when the peer has answered.
         /// @param reason of at most 123 bytes in UTF-8, what is more is cut off
@@ -1108,7 +1114,7 @@ public final class Chat implements AutoCloseable {
 
         private void end(byte[] payload) {
             deadline = System.nanoTime() + seconds(CLOSE_TIME);
-            outbox.add(Header.encode(CLOSE, 0, payload), true);
+            outbox.add(Header.encode(CLOSE, 0, payload), true, true);
         }
 
         State state() {
@@ -1317,10 +1323,11 @@ public final class Chat implements AutoCloseable {
         }
 
         /// An error that comes with one member is his alone: the others are told.
-        private static Void tell(Set<Member> members, Predicate<Member> who, WebSocket.Message line) {
+        private static Void tell(Set<Member> members, Predicate<Member> who,
+                WebSocket.Message line) {
             for (Member member : members) {
                 try {
-                    if (who.test(member)) member.webSocket.send(line);
+                    if (who.test(member)) member.webSocket.post(line);
                 } catch (Throwable bug) {
                     member.webSocket.cutOff(null);
                 }

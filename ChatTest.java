@@ -3753,6 +3753,26 @@ class ChatTest {
                 }
             }
         }
+
+        @Test
+        @DisplayName("who talks much and reads nothing does not hold up his room")
+        void aDeafTalkerDoesNotHoldUpHisRoom() throws Exception {
+            try (Chat chat = chat("--max-queue=100000000"); Raw ada = Raw.open(chat, "/chat/x");
+                    Raw bob = Raw.open(chat, "/chat/x").assertNothingMore();
+                    Raw deaf = Raw.open(chat, "/chat/x")) {
+                byte[] line = masked(0x81, new byte[1 << 20]);
+                Thread.startVirtualThread(() -> {
+                    try {
+                        for (int i = 0; i < 30; i++) deaf.write(line);
+                    } catch (IOException cut) {
+                        // at the end of the test
+                    }
+                });
+                while (bob.line().length() < 1 << 20) continue;
+                ada.text("hello");
+                while (!bob.line().endsWith(": hello")) continue;
+            }
+        }
     }
 
     // ---- Limits: nobody gets more than his share ----------------------------------------------
