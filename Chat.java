@@ -6,7 +6,8 @@
 //
 // Chat listens and serves the page. WebSocket turns bytes into messages and back; it knows nothing
 // of the chat: cut it out, with the imports, and you have a library for your own script. Rooms is
-// the chat. Options and PAGE come last. §5.4 is that section of RFC 6455, where it is obeyed.
+// the chat, Redis joins several servers. Options and PAGE come last. §5.4 is that section of RFC
+// 6455, where it is obeyed.
 
 import com.sun.net.httpserver.*;
 import java.io.*;
@@ -33,18 +34,18 @@ import static java.nio.charset.StandardCharsets.*;
 public final class Chat implements AutoCloseable {
     static final String VERSION = "1.0";
     static final int WAITING_ROOM = 500;             // connections beyond the limit, to be told so
-    static final long ACCEPT_PAUSE = 100_000_000;    // ns, when there is no file descriptor left
+    static final long PAUSE = 100_000_000;           // ns, when there is no file descriptor left
     static final long FAREWELL = 5_000_000_000L;     // ns for clients to answer our last Close
     static final int MAX_TRACED = 1000;              // items that may wait for one browser
 
     private final Options options;
-    private final Rooms rooms = new Rooms();
+    private final Rooms rooms;
     private HttpServer pageServer;
     private final ExecutorService pageThreads = Executors.newVirtualThreadPerTaskExecutor();
     private final ServerSocket listener = new ServerSocket();
     private final Set<WebSocket> connections = ConcurrentHashMap.newKeySet();
     private final Map<InetAddress, Integer> perAddress = new ConcurrentHashMap<>();
-    private final Set<Queue<WebSocket.Traced>> watchers = ConcurrentHashMap.newKeySet();
+    private final Set<Queue<String>> watchers = ConcurrentHashMap.newKeySet();
     private WebSocket.Settings settings;
 
     public static void main(String[] arguments) {
@@ -65,24 +66,28 @@ public final class Chat implements AutoCloseable {
         }
     }
 
-    Chat(Options options) throws IOException { this.options = options; }
+    /// @throws IOException the engine of --redis can't be had
+    Chat(Options options) throws IOException {
+        this.options = options;
+        rooms = new Rooms(options.redis);
+    }
 
     /// Binds both ports and serves until close().
     /// @throws IOException a port or the address can't be had; the message says what to do
     Chat start() throws IOException {
-        String port = "--ws-port " + options.wsPort;
         // Seconds in which a browser must have sent its request; the JDK's default is: for ever.
         System.getProperties().putIfAbsent("sun.net.httpserver.maxReqTime", "10");
         try {
             var host = InetAddress.getByName(options.host);
             listener.bind(new InetSocketAddress(host, options.wsPort), 4096);
-            port = "--http-port " + options.httpPort;
             var address = new InetSocketAddress(host, options.httpPort);
             pageServer = options.tls == null ? HttpServer.create(address, 0)
                     : HttpsServer.create(address, 0);
         } catch (IOException taken) {
-            listener.close();
-            throw new IOException("can't listen at --host " + options.host + " " + port + ": "
+            String port = listener.isBound() ? " --http-port " + options.httpPort
+                    : " --ws-port " + options.wsPort;
+            close();
+            throw new IOException("can't listen at --host " + options.host + port + ": "
                     + taken.getMessage() + ". Choose another port, 0 for any");
         }
         settings = new WebSocket.Settings(options.maxMessage, options.maxQueue, options.deflate,
@@ -101,11 +106,10 @@ public final class Chat implements AutoCloseable {
 
     int httpPort() { return pageServer.getAddress().getPort(); }
     int webSocketPort() { return listener.getLocalPort(); }
+    private String secure(String scheme) { return scheme + (options.tls == null ? "://" : "s://"); }
     private String address(String scheme, int port) {
         return secure(scheme) + options.host + ":" + port + "/";
     }
-
-    private String secure(String scheme) { return scheme + (options.tls == null ? "://" : "s://"); }
 
     /// Each connection gets a virtual thread: it may wait as long as it likes, that costs nothing.
     private void listen() {
@@ -116,7 +120,7 @@ public final class Chat implements AutoCloseable {
                 else Thread.startVirtualThread(() -> serve(socket));
             } catch (IOException | OutOfMemoryError failure) {
                 if (listener.isClosed()) return;
-                LockSupport.parkNanos(ACCEPT_PAUSE);
+                LockSupport.parkNanos(PAUSE);
                 log("can't accept a connection: " + failure);
             }
         }
@@ -144,7 +148,7 @@ public final class Chat implements AutoCloseable {
             while (webSocket.receive() instanceof WebSocket.Message message) {
                 WebSocket.rule(echo || message.isText(), 1003, "this chat is for text (§5.6)");
                 if (echo) webSocket.send(message);
-                else rooms.hear(member, message);
+                else rooms.hear(member, message.text());
             }
         } finally {
             if (!echo) rooms.leave(member);
@@ -154,14 +158,13 @@ public final class Chat implements AutoCloseable {
     /// Decides about a handshake that is right in itself, and names the subprotocols of its path.
     private List<String> welcome(WebSocket.Handshake request, boolean crowded) throws IOException {
         String host = request.host(), path = request.path(), room = Rooms.named(path);
-        List<String> origins = request.values("Origin");          // none: it is not a browser
-        boolean own = origins.size() == 1 && (origin(host).equalsIgnoreCase(origins.get(0))
-                || options.origins.contains(origins.get(0).toLowerCase(Locale.ROOT)));
-        boolean full = crowded || listener.isClosed()
-                || connections.size() > options.maxConnections;
-        WebSocket.rule(!full, 503, "too many connections, or the server stops: try again later");
+        String origin = request.header("Origin").toLowerCase(Locale.ROOT);
+        boolean own = !request.headers().containsKey("Origin")            // it is not a browser
+                || origin.equals(origin(host)) || options.origins.contains(origin);
+        boolean full = crowded || connections.size() > options.maxConnections;
+        WebSocket.rule(!full && !listener.isClosed(), 503, "too many connections: try again later");
         WebSocket.rule(knows(host), 403, "this server has other names; --host or --origin adds it");
-        WebSocket.rule(own || origins.isEmpty() || options.origins.contains("*"), 403,
+        WebSocket.rule(own || options.origins.contains("*"), 403,
                 "pages of another origin may not connect (§10.2); --origin ORIGIN allows it");
         WebSocket.rule(room != null || path.equals("/echo"), 404, "there is /, /echo, /chat and "
                 + "/chat/NAME (64 letters, digits, - or _) (§4.2.2)");
@@ -186,43 +189,39 @@ public final class Chat implements AutoCloseable {
 
     private void page(HttpExchange exchange) throws IOException {
         try (exchange) {
-            Headers headers = exchange.getRequestHeaders();
             String path = "" + exchange.getRequestURI().getRawPath(), room = Rooms.named(path);
-            String named = String.join(",", headers.getOrDefault("Host", List.of()));
+            String named = String.join(",",
+                    exchange.getRequestHeaders().getOrDefault("Host", List.of()));
             String host = WebSocket.Handshake.hostName(named), method = exchange.getRequestMethod();
+            // Who comes by another port comes through a proxy, which makes both ports one.
+            boolean direct = origin(host).endsWith("//" + named);
             // The wire shows what everybody says, so it is only for who sits at this machine.
-            boolean direct = origin(host).endsWith("//" + named), wire = options.trace && direct
-                    && path.equals("/trace")
+            boolean wire = options.trace && path.equals("/trace") && direct
                     && exchange.getRemoteAddress().getAddress().isLoopbackAddress();
-            exchange.getResponseHeaders().set("Allow", "GET, HEAD");
-            if (!knows(host)) answer(exchange, 403, "This server has another name.");
+            if (!knows(host)) answer(exchange, 403, "This server has another name.", "");
             else if (!wire && room == null)
-                answer(exchange, 404, "Nothing is here. " + settings.hint());
+                answer(exchange, 404, "Nothing is here. " + settings.hint(), "");
             else if (!method.matches("GET|HEAD"))
-                answer(exchange, 405, "Only GET and HEAD work here.");
+                answer(exchange, 405, "Only GET and HEAD work here.", "");
             else if (wire) stream(exchange);
-            else answer(exchange, 200, page(exchange, direct ? host : null));
+            else answer(exchange, 200, PAGE, direct ? host : null);
         }
     }
 
-    /// @param host null for who came by another port: through a proxy, which makes both ports one
-    private String page(HttpExchange exchange, String host) {
-        String nonce = UUID.randomUUID().toString();
-        String port = host == null ? "" : "" + webSocketPort();
-        exchange.getResponseHeaders().set("Content-Security-Policy", ("default-src 'none'; "
-                + "script-src 'nonce-%1$s'; style-src 'nonce-%1$s'; connect-src 'self' %2$s; "
-                + "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
-                .formatted(nonce, host == null ? "" : secure("ws") + host + ":" + port));
-        return PAGE.replace("{{nonce}}", nonce).replace("{{port}}", port)
-                .replace("{{trace}}", "" + options.trace);
-    }
-
-    private static void answer(HttpExchange exchange, int status, String body) throws IOException {
-        byte[] bytes = body.getBytes(UTF_8);
+    /// @param host by which the page reaches the WebSockets; null: as it was reached itself
+    private void answer(HttpExchange exchange, int status, String body, String host)
+            throws IOException {
+        String port = host == null ? "" : "" + webSocketPort(), nonce = "" + UUID.randomUUID();
+        byte[] bytes = body.replace("{{nonce}}", nonce).replace("{{port}}", port)
+                .replace("{{trace}}", "" + options.trace).getBytes(UTF_8);
         boolean head = exchange.getRequestMethod().equals("HEAD");
         Map.of("Content-Type", (status == 200 ? "text/html" : "text/plain") + "; charset=utf-8",
                 "Content-Length", "" + bytes.length, "X-Content-Type-Options", "nosniff",
-                "Referrer-Policy", "no-referrer", "Cache-Control", "no-store")
+                "Referrer-Policy", "no-referrer", "Cache-Control", "no-store", "Allow", "GET, HEAD",
+                "Content-Security-Policy", ("default-src 'none'; script-src 'nonce-%1$s'; style-src"
+                + " 'nonce-%1$s'; connect-src 'self' %2$s; img-src data:; base-uri 'none'; "
+                + "form-action 'none'; frame-ancestors 'none'").formatted(nonce,
+                host == null ? "" : secure("ws") + host + ":" + port))
                 .forEach(exchange.getResponseHeaders()::set);
         exchange.sendResponseHeaders(status, head ? -1 : bytes.length);
         if (!head) exchange.getResponseBody().write(bytes);
@@ -230,13 +229,13 @@ public final class Chat implements AutoCloseable {
 
     /// Tells a browser what is traced, as server-sent events, until one of them goes.
     private void stream(HttpExchange exchange) throws IOException {
-        var queue = new ArrayBlockingQueue<WebSocket.Traced>(MAX_TRACED);
+        var queue = new ArrayBlockingQueue<String>(MAX_TRACED);
         exchange.getResponseHeaders().set("Content-Type", "text/event-stream; charset=utf-8");
         watchers.add(queue);
         exchange.sendResponseHeaders(200, 0);
         try (var out = exchange.getResponseBody()) {
-            for (WebSocket.Traced item = null; ; item = queue.poll(15, TimeUnit.SECONDS)) {
-                String event = item == null ? ":" : "data: " + String.join("\ndata: ", item.rows());
+            for (String item = null; ; item = queue.poll(15, TimeUnit.SECONDS)) {
+                String event = item == null ? ":" : "data: " + item.replace("\n", "\ndata: ");
                 out.write((event + "\n\n").getBytes(UTF_8));
                 out.flush();
             }
@@ -247,8 +246,8 @@ public final class Chat implements AutoCloseable {
         }
     }
 
-    private void trace(WebSocket.Traced item) {
-        System.err.println(item);
+    private void trace(String item) {
+        System.err.println(WebSocket.coloured(item));
         for (var queue : watchers) queue.offer(item);
     }
 
@@ -262,8 +261,8 @@ public final class Chat implements AutoCloseable {
     private void stop() {
         Thread.ofPlatform().daemon().start(() -> {
             while (Thread.getAllStackTraces().keySet().stream()
-                    .filter(t -> t.getName().matches("SIG.* handler")).count() < 2)
-                LockSupport.parkNanos(ACCEPT_PAUSE);
+                    .filter(thread -> thread.getName().matches("SIG.* handler")).count() < 2)
+                LockSupport.parkNanos(PAUSE);
             Runtime.getRuntime().halt(130);
         });
         close();
@@ -280,6 +279,7 @@ public final class Chat implements AutoCloseable {
         awaitLast();
         for (WebSocket webSocket : connections) webSocket.cutOff(null);
         awaitLast();
+        rooms.close();
     }
 
     private void awaitLast() {
@@ -305,8 +305,8 @@ public final class Chat implements AutoCloseable {
         static final int MAX_HEADERS = 100;         // of a request, for the same reason
         static final int SILENCE = 25;              // seconds to a ping; proxies cut at 60
         static final int CLOSE_TIME = 5;            // seconds between our Close and the end of TCP
-        static final int MAX_EMPTY = 100_000;       // empty fragments; others cost bytes
-        static final int INPUT = 1024;              // bytes of input buffer: most peers are idle
+        static final int MAX_FRAGMENTS = 100_000;   // of a message, if there are empty ones
+        static final int INPUT = 512;               // bytes of input buffer: most peers are idle
         static final int FIRST = 4096;              // bytes of a message to expect before they come
         static final int BATCH = 64 * 1024;         // bytes that one system call writes
         static final int PONG_BACKLOG = 16 * 1024;  // unwritten bytes at which pings have to wait
@@ -318,7 +318,7 @@ public final class Chat implements AutoCloseable {
         /// @param hint       a sentence for those who are refused
         /// @param trace      hears of all that travels, or null; log: of each failure
         record Settings(int maxMessage, int maxQueue, boolean deflate, SSLContext tls, String hint,
-                        Consumer<Traced> trace, Consumer<String> log) {
+                        Consumer<String> trace, Consumer<String> log) {
             static final Settings DEFAULT =
                     new Settings(1 << 20, 8 << 20, true, null, "", null, line -> { });
         }
@@ -337,9 +337,8 @@ public final class Chat implements AutoCloseable {
 
         // ---- The opening handshake (§4.2) -----------------------------------------------------
 
-        /// The request of a client, as text and in parts.
-        record Handshake(String text, String method, String target,
-                         Map<String, List<String>> headers) {
+        /// The request of a client. The values of a header that comes again follow after a comma.
+        record Handshake(String method, String target, Map<String, String> headers) {
             static final String TOKEN = "[!#$%&'*+.^_`|~0-9A-Za-z-]+";
             static final Pattern REQUEST = Pattern.compile(
                     "(" + TOKEN + ") (?:https?://[^/?#\\s]+)?(/[!-~&&[^#]]*) HTTP/1\\.[1-9]");
@@ -353,54 +352,50 @@ public final class Chat implements AutoCloseable {
                     431, "Request Header Fields Too Large", 500, "Internal Server Error",
                     503, "Service Unavailable");
 
-            static Handshake read(DataInputStream in) throws IOException {
-                byte[] head = new byte[MAX_HEAD];
-                int size = 0;
+            /// @param text gets what has come, be it right or not
+            static Handshake read(InputStream in, StringBuilder text) throws IOException {
                 for (int last = 0, next; last != 0x0d0a0d0a; last = last << 8 | next) {
-                    rule(size < MAX_HEAD, 431, "a request has at most " + MAX_HEAD + " bytes");
+                    rule(text.length() < MAX_HEAD, 431, "more than " + MAX_HEAD + " bytes");
                     if ((next = in.read()) < 0) throw new EOFException();
                     rule((next == '\n') == ((byte) last == '\r'), 400, "lines end with CR LF");
-                    head[size++] = (byte) next;
+                    text.append((char) next);
                 }
-                String text = new String(head, 0, size, ISO_8859_1);
-                List<String> lines = text.lines().toList();
+                List<String> lines = text.toString().lines().toList();
                 Matcher request = REQUEST.matcher(lines.get(0));
                 rule(request.matches(), 400, "this is not an HTTP/1.1 request (§4.2.1)");
                 rule(lines.size() < MAX_HEADERS + 3, 431, "more than " + MAX_HEADERS + " headers");
-                var headers = new TreeMap<String, List<String>>(String.CASE_INSENSITIVE_ORDER);
+                var headers = new TreeMap<String, String>(String.CASE_INSENSITIVE_ORDER);
                 for (String line : lines.subList(1, lines.size() - 1)) {
                     Matcher header = HEADER.matcher(line);            // no blank before the colon
                     rule(header.matches(), 400, "a header is not NAME: VALUE (§4.2.1)");
-                    headers.computeIfAbsent(header.group(1), name -> new ArrayList<>())
-                            .add(header.group(2).strip());
+                    headers.merge(header.group(1), header.group(2).strip(), (a, b) -> a + "," + b);
                 }
-                return new Handshake(text, request.group(1), request.group(2), headers);
+                return new Handshake(request.group(1), request.group(2), headers);
             }
 
             /// The conditions of §4.2.1, in the order that gives the most helpful answer.
             void check() throws Refusal {
-                String version = one("Sec-WebSocket-Version"), key = one("Sec-WebSocket-Key");
+                String version = header("Sec-WebSocket-Version");
+                boolean body = headers.containsKey("Content-Length");
                 rule(method.equals("GET"), 405, "a WebSocket begins with GET (§4.2.1)");
                 rule(host() != null, 400, "one valid Host is needed (§4.2.1)");
                 rule(list("Upgrade").stream().anyMatch("websocket"::equalsIgnoreCase), 426,
                         "this port is for WebSockets only (§4.2.1)");
-                rule(!headers.containsKey("Content-Length"), 400, "a GET has no body (§4.2.1)");
-                rule(!headers.containsKey("Transfer-Encoding"), 400, "a GET has no body (§4.2.1)");
+                rule(!body && !headers.containsKey("Transfer-Encoding"), 400,
+                        "a GET has no body (§4.2.1)");
                 rule(list("Connection").stream().anyMatch("upgrade"::equalsIgnoreCase), 400,
                         "Connection: Upgrade is missing (§4.2.1)");
-                rule(KEY.matcher(key).matches(), 400, "one key of 16 bytes is needed (§4.2.1)");
-                rule(!version.isEmpty(), 400, "one Sec-WebSocket-Version is needed (§4.2.1)");
+                rule(KEY.matcher(header("Sec-WebSocket-Key")).matches(), 400,
+                        "one key of 16 bytes is needed (§4.2.1)");
+                rule(version.matches("[^,]+"), 400, "one version is needed (§4.2.1)");
                 rule(version.equals("13"), 426, "the only version is 13 (§4.4)");
             }
 
-            List<String> values(String name) { return headers.getOrDefault(name, List.of()); }
+            String header(String name) { return headers.getOrDefault(name, ""); }
 
-            /// The value of a header that stands there once, else "".
-            String one(String name) { return values(name).size() == 1 ? values(name).get(0) : ""; }
-
-            /// The elements of a list, which may go over several headers.
+            /// The elements of a list; there may be empty ones, which mean nothing.
             List<String> list(String name) {
-                return Stream.of(String.join(",", values(name)).split(",")).map(String::strip)
+                return Stream.of(header(name).split(",")).map(String::strip)
                         .filter(element -> !element.isEmpty()).toList();
             }
 
@@ -408,7 +403,7 @@ public final class Chat implements AutoCloseable {
             String path() { return target.split("\\?", 2)[0]; }
 
             /// The name by which the client calls this server, without the port; null for none.
-            String host() { return hostName(one("Host")); }
+            String host() { return hostName(header("Host")); }
 
             static String hostName(String hostAndPort) {
                 Matcher host = HOST.matcher(hostAndPort);
@@ -422,23 +417,6 @@ public final class Chat implements AutoCloseable {
                 return offers.stream().filter(known::contains).findFirst().orElse(null);
             }
 
-            /// §9.1: extensions offered, each its name, then its parameters, NAME or NAME=VALUE.
-            List<List<String>> extensions() throws Refusal {
-                var offers = list("Sec-WebSocket-Extensions").stream().map(offer -> Stream.of(
-                        offer.split(";", -1)).map(Handshake::parameter).toList()).toList();
-                rule(offers.stream().allMatch(offer -> offer.get(0).matches(TOKEN) && offer.stream()
-                        .allMatch(part -> part.matches(TOKEN + "(=" + TOKEN + ")?"))), 400,
-                        "this is not a list of extensions (§9.1)");
-                return offers;
-            }
-
-            private static String parameter(String part) {
-                String[] pair = part.split("=", 2);
-                if (pair.length == 1) return part.strip();
-                String value = pair[1].strip().replaceAll("^\"(.*)\"$", "$1").replace("\\", "");
-                return pair[0].strip() + "=" + value;
-            }
-
             /// §4.2.2: shows that the request was understood; it is no secret (§10.8).
             static String acceptKey(String key) throws NoSuchAlgorithmException {
                 var sha = MessageDigest.getInstance("SHA-1");
@@ -450,7 +428,7 @@ public final class Chat implements AutoCloseable {
             String accept(String protocol, String extensions) throws NoSuchAlgorithmException {
                 return "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
                         + "Connection: Upgrade\r\nSec-WebSocket-Accept: "
-                        + acceptKey(one("Sec-WebSocket-Key"))
+                        + acceptKey(header("Sec-WebSocket-Key"))
                         + (protocol == null ? "" : "\r\nSec-WebSocket-Protocol: " + protocol)
                         + (extensions == null ? "" : "\r\nSec-WebSocket-Extensions: " + extensions)
                         + "\r\n\r\n";
@@ -598,6 +576,8 @@ public final class Chat implements AutoCloseable {
         /// permessage-deflate (RFC 7692). Nothing is remembered from one message to the next, so an
         /// idle connection needs no window, and one compressed message serves everybody.
         private static final class Deflate {
+            static final Pattern PART = Pattern.compile("\\s*T(\\s*=\\s*(T|\"[!-~&&[^\"]]+\"))?\\s*"
+                    .replace("T", Handshake.TOKEN));
             /// §7.1.2: java.util.zip can't promise a window of less than 15 bits. The client's may
             /// have any size, reading copes with all of them.
             static final Pattern LEGAL = Pattern.compile("(client|server)_no_context_takeover"
@@ -605,17 +585,22 @@ public final class Chat implements AutoCloseable {
             static final byte[] TAIL = {0, 0, (byte) 0xff, (byte) 0xff};
 
             /// §7.1: the answer to the first offer that can be kept, or null for no compression.
-            static String agree(List<List<String>> offers) {
-                for (List<String> offer : offers) {
-                    List<String> given = offer.subList(1, offer.size());
-                    long names = given.stream().map(g -> g.split("=")[0]).distinct().count();
-                    if (offer.get(0).equals("permessage-deflate") && names == given.size()
-                            && given.stream().allMatch(LEGAL.asMatchPredicate()))
-                        return "permessage-deflate; server_no_context_takeover; client_no_context_"
-                                + "takeover" + (given.contains("server_max_window_bits=15")
+            static String agree(List<String> offers) throws Refusal {
+                String answer = null;
+                for (String offer : offers) {
+                    var given = List.of(offer.replaceAll("[\\s\"\\\\]", "").split(";"));
+                    rule(Stream.of(offer.split(";", -1)).allMatch(PART.asMatchPredicate())
+                            && !given.get(0).contains("="), 400, "no list of extensions (§9.1)");
+                    long names = given.stream().map(each -> each.split("=")[0]).distinct().count();
+                    if (answer == null && given.get(0).equals("permessage-deflate")
+                            && given.stream().skip(1).allMatch(LEGAL.asMatchPredicate())
+                            && names == given.size())
+                        answer = "permessage-deflate; server_no_context_takeover; "
+                                + "client_no_context_takeover"
+                                + (given.contains("server_max_window_bits=15")
                                 ? "; server_max_window_bits=15" : "");
                 }
-                return null;
+                return answer;
             }
 
             /// §7.2.1: deflate, flush, drop the four bytes with which a flush ends.
@@ -661,6 +646,7 @@ public final class Chat implements AutoCloseable {
             private List<byte[]> waiting;
             private volatile boolean writing, ended;
             private volatile long unwritten, progress;  // bytes; since when it writes, in ns
+            private long batch;                         // bytes that are being written
             private volatile Thread sleeper;
 
             /// @param last whether nothing may follow, because it is a Close (§5.5.1)
@@ -691,14 +677,11 @@ public final class Chat implements AutoCloseable {
             @Override
             public void run() {
                 try {
-                    int size = 0;
-                    for (List<byte[]> batch; (batch = take(size)) != null; ) {
-                        size = 0;
-                        for (byte[] frame : batch) size += frame.length;
-                        var stream = batch.size() == 1 ? out
-                                : new BufferedOutputStream(out, Math.min(size, BATCH));
-                        for (byte[] frame : batch) {
-                            if (tracer != null) tracer.sent(frame);
+                    for (List<byte[]> frames; (frames = take()) != null; ) {
+                        var stream = frames.size() == 1 ? out
+                                : new BufferedOutputStream(out, (int) Math.min(batch, BATCH));
+                        for (byte[] frame : frames) {
+                            if (settings.trace != null) traceSent(frame);
                             stream.write(frame);
                         }
                         stream.flush();
@@ -708,20 +691,22 @@ public final class Chat implements AutoCloseable {
                 }
             }
 
-            /// @return what was added while `written` bytes were written; null if that is nothing
-            private synchronized List<byte[]> take(int written) {
-                unwritten -= written;
+            /// @return what was added since it was last asked, for that is written now; else null
+            private synchronized List<byte[]> take() {
+                unwritten -= batch;
+                batch = unwritten;
                 progress = System.nanoTime();
                 LockSupport.unpark(sleeper);
-                List<byte[]> batch = waiting;
+                List<byte[]> frames = waiting;
                 waiting = null;
-                writing = batch != null;
-                return batch;
+                writing = frames != null;
+                return frames;
             }
 
             synchronized void giveUp() {
                 ended = true;
-                unwritten = 0;
+                unwritten = batch = 0;
+                waiting = null;
                 LockSupport.unpark(sleeper);
             }
 
@@ -735,137 +720,83 @@ public final class Chat implements AutoCloseable {
 
         // ---- What travels, explained ----------------------------------------------------------
 
-        /// Rows of parts with tabs between: first time, connection, direction ("in", "out" or ""
-        /// for what befell the connection itself) and title, then always bytes, name and meaning.
-        record Traced(List<String> rows) {
-            static final String ROW = "    %-23s  %-25s %s";
-            // Where somebody looks at it. (JDK 22 to 24 always claim to have a console.)
-            static final boolean COLOUR = System.console() != null
-                    && System.getenv("NO_COLOR") == null && !new File("/dev/stderr").isFile()
-                    && !List.of(22, 23, 24).contains(Runtime.version().feature());
+        /// Whether somebody looks at it. (JDK 22 to 24 always claim to have a console.)
+        static final boolean COLOUR = System.console() != null && System.getenv("NO_COLOR") == null
+                && !new File("/dev/stderr").isFile()
+                && !List.of(22, 23, 24).contains(Runtime.version().feature());
 
-            @Override
-            public String toString() {
-                var text = new StringJoiner("\n");
-                for (String row : rows) {
-                    boolean title = row == rows.get(0);
-                    String form = title ? "%s %-5s %-4s%s"
-                            : row.startsWith("\t") ? "    %2$s" : ROW;
-                    String line = form.formatted((Object[]) row.split("\t", -1));
-                    line = elide(line.stripTrailing(), 100);
-                    if (COLOUR && title) line = "\033[1m" + line + "\033[0m";
-                    if (COLOUR && form == ROW)
-                        line = line.replaceFirst("(.{27})", "\033[36m$1\033[0m");
-                    text.add(line);
-                }
-                return text.toString();
-            }
+        static String coloured(String traced) {
+            return !COLOUR ? traced : traced.replaceAll("(?m)^\\S.*$", "\033[1m$0\033[0m")
+                    .replaceAll("(?m)^    [0-9a-f]{2} .{20}", "\033[36m$0\033[0m");
         }
 
-        /// Explains the frames of one connection, one after another.
-        private record Tracer(String connection, List<byte[]> message, Consumer<Traced> sink) {
-            void note(String direction, String title, List<String> rows) {
-                var all = new ArrayList<>(rows);
-                all.add(0, String.join("\t", now(), connection, direction, title));
-                sink.accept(new Traced(all));
-            }
+        /// A title, then a row for each field of a frame: its bytes, its name and what it means.
+        /// @param fragment which one of its message it is
+        /// @param deflated what has come of its message, if that is compressed, else null
+        static String explain(Header header, byte[] payload, int fragment, byte[] deflated) {
+            byte[] wire = header.encode(payload);
+            int start = wire.length - payload.length, key = start - (header.masked ? 4 : 0);
+            String name = OPCODES.get(header.opcode), s = header.length == 1 ? "" : "s";
+            String bits = Integer.toBinaryString(wire[0] & 0xff | 0x100);   // 1, then the byte
+            String role = switch (header.opcode) {
+                case CLOSE -> " (§5.5.1)";
+                case PING -> ", wants a PONG (§5.5.2)";
+                case PONG -> " (§5.5.3)";
+                default -> !header.fin ? ", fragment " + fragment + ", more to come (§5.4)"
+                        : fragment == 1 ? ", a whole message (§5.6)"
+                        : ", the last of " + fragment + " fragments (§5.4)";
+            };
+            String text = name + " frame, " + header.length + " byte" + s
+                    + row(wire, 0, 1, "FIN=" + bits.charAt(1) + " RSV=" + bits.substring(2, 5)
+                    + " opcode=" + header.opcode, name + role)
+                    + row(wire, 1, 2, "MASK=" + (start - key) / 4 + " length=" + (wire[1] & 127),
+                    key == 2 ? "the length itself (§5.2)" : "so " + (key - 2)
+                    + " more bytes (§5.2)");
+            if (key > 2) text += row(wire, 2, key, "length=" + header.length, "(§5.2)");
+            if (header.masked) text += row(wire, key, start, "masking key", "always new (§5.3)")
+                    + row(wire, start, wire.length, "payload, masked", "");
+            text += row(payload, 0, payload.length, "payload", deflated != null
+                    ? "compressed (RFC 7692 §7.2)" : meaning(header.opcode, payload));
+            return text + (deflated != null && header.fin ? inflated(deflated) : "");
+        }
 
-            void http(String direction, String title, String text) {
-                var rows = Pattern.compile("\r\n|(?<=\\G.{94})").splitAsStream(text.strip());
-                note(direction, title, rows.map(row -> "\t" + printable(row)).toList());
-            }
+        /// Up to eight bytes, of more the first four and the last three; their name and meaning.
+        private static String row(byte[] bytes, int from, int to, String name, String meaning) {
+            HexFormat hex = HexFormat.ofDelimiter(" ");
+            String shown = from == to ? "-" : to - from <= 8 ? hex.formatHex(bytes, from, to)
+                    : hex.formatHex(bytes, from, from + 4) + " … "
+                    + hex.formatHex(bytes, to - 3, to);
+            return "\n    %-23s  %-25s %s".formatted(shown, name, meaning).stripTrailing();
+        }
 
-            void sent(byte[] wire) throws IOException {
-                var in = new DataInputStream(new ByteArrayInputStream(wire));
-                Header header = Header.read(in, true, false);
-                frame("out", header, in.readAllBytes(), new ArrayList<>());
-            }
+        private static String meaning(int opcode, byte[] payload) {
+            int skip = opcode == CLOSE && payload.length > 1 ? 2 : 0;
+            String text = new String(payload, skip, payload.length - skip, UTF_8);
+            return (skip == 0 ? "" : (int) ByteBuffer.wrap(payload).getChar() + " (§7.4) ")
+                    + (text.contains("\ufffd") ? "" : '"' + elide(printable(text), 36) + '"');
+        }
 
-            /// @param message a byte that is RSV1, then the payloads of the fragments so far
-            void frame(String direction, Header header, byte[] payload, List<byte[]> message) {
-                byte[] wire = header.encode(payload);
-                int start = wire.length - payload.length, key = start - (header.masked ? 4 : 0);
-                String opcode = OPCODES.get(header.opcode), rsv = header.rsv == 0 ? "000" : "100";
-                if (header.opcode == TEXT || header.opcode == BINARY) {
-                    message.clear();
-                    message.add(new byte[header.rsv]);
-                }
-                if (header.opcode < CLOSE) message.add(payload);
-                boolean deflated = header.opcode < CLOSE && message.get(0).length > 0;
-                var rows = new ArrayList<String>();
-                rows.add(row(wire, 0, 1, "FIN=" + (header.fin ? 1 : 0) + " RSV=" + rsv + " opcode="
-                        + header.opcode, opcode + role(header, message.size() - 1)));
-                rows.add(row(wire, 1, 2, "MASK=" + (header.masked ? 1 : 0) + " length="
-                        + (wire[1] & 127), key == 2 ? "the length itself (§5.2)"
-                        : "so " + (key - 2) + " more bytes (§5.2)"));
-                if (key > 2) rows.add(row(wire, 2, key, "length=" + header.length, "(§5.2)"));
-                if (header.masked) {
-                    rows.add(row(wire, key, start, "masking key", "always new (§5.3)"));
-                    rows.add(row(wire, start, wire.length, "payload, masked", ""));
-                }
-                rows.add(row(payload, 0, payload.length, "payload", deflated
-                        ? "compressed (RFC 7692 §7.2)" : meaning(header.opcode, payload)));
-                if (deflated && header.fin) rows.add(inflated(message));
-                String unit = header.length == 1 ? " byte" : " bytes";
-                note(direction, opcode + " frame, " + header.length + unit, rows);
-            }
-
-            /// Up to eight bytes; of more the first four and the last three.
-            static String row(byte[] bytes, int from, int to, String name, String meaning) {
-                HexFormat hex = HexFormat.ofDelimiter(" ");
-                String shown = to - from <= 8 ? hex.formatHex(bytes, from, to)
-                        : hex.formatHex(bytes, from, from + 4) + " … "
-                        + hex.formatHex(bytes, to - 3, to);
-                return String.join("\t", from == to ? "-" : shown, name, meaning);
-            }
-
-            private static String role(Header header, int fragments) {
-                return switch (header.opcode) {
-                    case CLOSE -> " (§5.5.1)";
-                    case PING -> ", wants a PONG (§5.5.2)";
-                    case PONG -> " (§5.5.3)";
-                    default -> !header.fin ? ", fragment " + fragments + ", more to come (§5.4)"
-                            : fragments == 1 ? ", a whole message (§5.6)"
-                            : ", the last of " + fragments + " fragments (§5.4)";
-                };
-            }
-
-            private static String meaning(int opcode, byte[] payload) {
-                int skip = opcode == CLOSE && payload.length > 1 ? 2 : 0;
-                String text = new String(payload, skip, payload.length - skip, UTF_8);
-                int code = skip == 0 ? 0 : ByteBuffer.wrap(payload).getShort() & 0xffff;
-                return (skip == 0 ? "" : code + " (§7.4) ")
-                        + (text.contains("\ufffd") ? "" : '"' + elide(printable(text), 36) + '"');
-            }
-
-            private static String inflated(List<byte[]> message) {
-                var bytes = new ByteArrayOutputStream();
-                message.stream().skip(1).forEach(bytes::writeBytes);
-                try {
-                    byte[] whole = Deflate.inflate(bytes.toByteArray(), 1 << 24);
-                    return row(whole, 0, whole.length, "inflated to " + whole.length, "saves "
-                            + (whole.length - bytes.size()) + ": " + meaning(TEXT, whole));
-                } catch (Refusal broken) {
-                    return "\t" + broken.getMessage();
-                }
+        private static String inflated(byte[] deflated) {
+            try {
+                byte[] whole = Deflate.inflate(deflated, 1 << 24);
+                return row(whole, 0, whole.length, "inflated to " + whole.length, "saves "
+                        + (whole.length - deflated.length) + ": " + meaning(TEXT, whole));
+            } catch (Refusal broken) {
+                return "\n    " + broken.getMessage();
             }
         }
 
         /// Explains frames of either direction, until one of them breaks a rule.
         static String explain(byte[] frames) {
             var text = new StringJoiner("\n");
-            int all = 1 << 30;
-            var webSocket = new WebSocket(null, new Settings(all, all, true, null, "", traced -> {
-                String[] head = traced.rows.get(0).split("\t");
-                String shown = traced.toString();
-                if (!head[2].equals("out")) text.add(shown.substring(shown.indexOf(head[3])));
+            var webSocket = new WebSocket(null, new Settings(1 << 30, 0, true, null, "", traced -> {
+                if (traced.endsWith(" (§7.1.5)")) return;                   // all is explained
+                text.add(traced.replaceFirst("\\S+ +\\S+ +(in +)?", ""));   // time, connection
             }, line -> { }));
             webSocket.in = new DataInputStream(new ByteArrayInputStream(frames));
-            webSocket.out = OutputStream.nullOutputStream();
             webSocket.deflate = webSocket.upgraded = webSocket.eitherSide = true;
-            try {
-                while (webSocket.receive() != null) continue;
-            } catch (Refusal explained) { }
+            webSocket.outbox.ended = true;              // so it reads to the end, and says nothing
+            try { webSocket.receive(); } catch (Refusal explained) { }
             return text.toString();
         }
 
@@ -895,11 +826,10 @@ public final class Chat implements AutoCloseable {
 
         private static final AtomicLong COUNT = new AtomicLong();
         private static final Set<WebSocket> LIVE = ConcurrentHashMap.newKeySet();
-        private static Thread watcher;
-        private final String name = "#" + COUNT.incrementAndGet();
+        static { Thread.startVirtualThread(WebSocket::watch); }
+        private final long number = COUNT.incrementAndGet();
         private final Socket socket;
         private final Settings settings;
-        private final Tracer tracer;
         private final Outbox outbox = new Outbox();
         private Socket stream;
         private DataInputStream in;
@@ -911,16 +841,14 @@ public final class Chat implements AutoCloseable {
         private volatile boolean upgraded, over;
         private volatile long heard = System.nanoTime(), deadline = heard + seconds(HANDSHAKE_TIME);
         // Of a message whose end has not come: its opcode (-1: there is none), whether it is
-        // compressed, its bytes, how many of these are checked, how many fragments were empty.
-        private int opcode = -1, gathered, checked, empty;
+        // compressed, its bytes, how many of these are checked, the number of fragments.
+        private int opcode = -1, gathered, checked, fragments;
         private boolean compressed;
         private byte[] message = {};
 
         WebSocket(Socket socket, Settings settings) {
             this.socket = stream = socket;
             this.settings = settings;
-            tracer = settings.trace == null ? null
-                    : new Tracer(name, new ArrayList<>(), settings.trace);
         }
 
         /// Serves one connection from its first byte to its last. Pages of other hosts may not
@@ -928,29 +856,31 @@ public final class Chat implements AutoCloseable {
         static void serve(Socket socket, Handler handler) {
             new WebSocket(socket, Settings.DEFAULT).serve(handshake -> {
                 String own = "https?://\\Q" + handshake.host() + "\\E(:\\d+)?";
-                for (String origin : handshake.values("Origin"))
-                    rule(origin.matches(own), 403, "a page of another host (§10.2)");
+                boolean browser = handshake.headers.containsKey("Origin");
+                rule(!browser || handshake.header("Origin").matches(own), 403,
+                        "a page of another host (§10.2)");
                 return List.of();
             }, handler);
         }
 
         void serve(Welcome welcome, Handler handler) {
             owner = Thread.currentThread();
-            watch();
             try {
+                LIVE.add(this);
                 open(welcome);
                 handler.handle(this);
                 close(1000, "");
                 while (receive() != null) continue;     // until the Close has its answer
             } catch (Refusal refusal) {
-                fail(refusal, false);
+                fail(refusal, "");
             } catch (Throwable bug) {
-                if (!(bug instanceof EOFException)) settings.log.accept(name + " " + bug);
+                if (!(bug instanceof EOFException)) log("" + bug);
                 int code = upgraded ? 1011 : 500;
                 if (upgraded || !(bug instanceof IOException))
-                    fail(new Refusal(code, "the server has a problem (§7.4.1)"), false);
+                    fail(new Refusal(code, "the server has a problem (§7.4.1)"), "");
             } finally {
                 hangUp();
+                LIVE.remove(this);
             }
         }
 
@@ -960,19 +890,17 @@ public final class Chat implements AutoCloseable {
                 stream = settings.tls.getSocketFactory().createSocket(socket, null, true);
             in = new DataInputStream(new BufferedInputStream(stream.getInputStream(), INPUT));
             out = stream.getOutputStream();
-            in.mark(MAX_HEAD);
-            Handshake handshake = null;
+            var text = new StringBuilder();
+            Handshake handshake;
             try {
-                handshake = Handshake.read(in);
+                handshake = Handshake.read(in, text);
             } finally {
-                if (tracer != null) tracer.http("in", "the opening handshake (§4.1)",
-                        handshake != null ? handshake.text
-                        : new String(again(MAX_HEAD), ISO_8859_1));
+                trace("in", () -> "the opening handshake (§4.1)" + indented("" + text));
             }
             handshake.check();
             path = handshake.path();
             protocol = handshake.choose(welcome.of(handshake));
-            String extensions = Deflate.agree(handshake.extensions());
+            String extensions = Deflate.agree(handshake.list("Sec-WebSocket-Extensions"));
             deflate = settings.deflate && extensions != null;
             synchronized (outbox) {                     // close() must not come in between
                 answer(handshake.accept(protocol, deflate ? extensions : null));
@@ -981,7 +909,7 @@ public final class Chat implements AutoCloseable {
         }
 
         private void answer(String text) throws IOException {
-            if (tracer != null) tracer.http("out", "the answer (§4.2.2)", text);
+            trace("out", () -> "the answer (§4.2.2)" + indented(text));
             out.write(text.getBytes(UTF_8));
             out.flush();
         }
@@ -1001,13 +929,11 @@ public final class Chat implements AutoCloseable {
                     if (whole != null && !outbox.ended) return whole;   // after our Close: §1.4
                 }
             } catch (Refusal refusal) {
-                fail(refusal, header == null);
+                fail(refusal, header == null ? culprit("the culprit") : "");
                 throw refusal;
             } catch (IOException lost) {
                 over = true;                            // §7.1.5: closeCode() stays 1006
-                List<String> rest = tracer == null ? List.of() : header("unfinished");
-                if (tracer != null && !(eitherSide && rest.isEmpty()))
-                    tracer.note("", "the end, without a Close (§7.1.5)", rest);
+                trace("", () -> "the end, without a Close (§7.1.5)" + culprit("unfinished"));
             }
             return null;
         }
@@ -1016,7 +942,7 @@ public final class Chat implements AutoCloseable {
             byte[] payload = new byte[(int) header.length];
             in.readFully(payload);
             Header.mask(header.key, 0, payload, 0, payload.length);
-            if (tracer != null) tracer.frame("in", header, payload, tracer.message);
+            trace("in", () -> explain(header, payload, 1, null));
             if (header.opcode == CLOSE) closed(payload);
             if (header.opcode == PING) {                // §5.5.2; a pong needs no answer (§5.5.3)
                 outbox.await(PONG_BACKLOG);
@@ -1029,7 +955,7 @@ public final class Chat implements AutoCloseable {
         private void closed(byte[] payload) throws Refusal {
             int length = payload.length;
             rule(length != 1, 1002, "a Close has a code of two bytes or none (§5.5.1)");
-            int code = length == 0 ? 1005 : ByteBuffer.wrap(payload).getShort() & 0xffff;
+            int code = length == 0 ? 1005 : ByteBuffer.wrap(payload).getChar();
             rule(length == 0 || isLegal(code), 1002, "a Close can't have this code (§7.4)");
             if (length > 2) checkText(payload, 2, length, true);
             closeCode = code;
@@ -1046,14 +972,15 @@ public final class Chat implements AutoCloseable {
                 rule(!first || opcode < 0, 1002, "the message before has not ended (§5.4)");
                 if (first) opcode = header.opcode;
                 if (first) compressed = header.rsv != 0;
+                fragments++;
                 int most = settings.maxMessage;         // compressing can make it a little longer
                 if (compressed) most += most / 256 + 64;
                 rule(header.length <= most - gathered, 1009, "too long (§10.4)");
-                rule(header.length > 0 || ++empty <= MAX_EMPTY, 1008, "too many frames (§10.4)");
+                rule(header.length > 0 || fragments <= MAX_FRAGMENTS, 1008, "too many (§10.4)");
                 read(header.key, (int) header.length);
             } finally {
-                if (tracer != null) tracer.frame("in", header,
-                        Arrays.copyOfRange(message, start, gathered), tracer.message);
+                trace("in", () -> explain(header, Arrays.copyOfRange(message, start, gathered),
+                        fragments, compressed ? Arrays.copyOf(message, gathered) : null));
             }
             return header.fin ? finish() : null;
         }
@@ -1083,7 +1010,7 @@ public final class Chat implements AutoCloseable {
             if (text && checked < payload.length) checkText(payload, checked, payload.length, true);
             message = new byte[0];
             opcode = -1;
-            gathered = checked = empty = 0;
+            gathered = checked = fragments = 0;
             return new Message(text, payload);
         }
 
@@ -1130,34 +1057,50 @@ public final class Chat implements AutoCloseable {
         int closeCode() { return closeCode; }
 
         /// The one place where a failure is answered. Nothing more of the peer is heard (§7.1.7).
-        private void fail(Refusal refusal, boolean header) {
+        private void fail(Refusal refusal, String culprit) {
             if (over) return;
             over = true;
             deadline = System.nanoTime() + seconds(CLOSE_TIME);
             String why = refusal.getMessage();
-            settings.log.accept(name + " " + refusal.code + " " + why);
-            if (tracer != null) tracer.note("", "refused with " + refusal.code + ": " + why,
-                    header ? header("the culprit") : List.of());
+            log(refusal.code + " " + why);
+            trace("", () -> "refused with " + refusal.code + ": " + why + culprit);
             try {
                 if (upgraded) end(closing(refusal.code, why));
                 else answer(Handshake.refuse(refusal.code, why + ". " + settings.hint + "\n"));
             } catch (IOException gone) { }
         }
 
-        /// For the trace: what has come of the header that was being read.
-        private List<String> header(String name) {
-            byte[] bytes = again(10);
-            return bytes.length == 0 ? List.of()
-                    : List.of(Tracer.row(bytes, 0, bytes.length, name, ""));
+        private void log(String what) { settings.log.accept("#" + number + " " + what); }
+
+        /// @param direction "in", "out", or "" for what befalls the connection itself
+        private void trace(String direction, Supplier<String> what) {
+            if (settings.trace == null) return;
+            String item = "%s #%-4d %-4s%s".formatted(now(), number, direction, what.get());
+            settings.trace.accept(item.lines().map(line -> elide(line, 100))
+                    .collect(Collectors.joining("\n")));
         }
 
-        /// What has come since mark().
-        private byte[] again(int most) {
+        private void traceSent(byte[] wire) throws IOException {
+            var in = new DataInputStream(new ByteArrayInputStream(wire));
+            Header header = Header.read(in, true, false);
+            byte[] payload = in.readAllBytes();
+            trace("out", () -> explain(header, payload, 1, header.rsv == 0 ? null : payload));
+        }
+
+        /// For the trace: the lines of an HTTP message.
+        private static String indented(String text) {
+            return Pattern.compile("\r\n|(?<=\\G.{94})").splitAsStream(text.strip())
+                    .map(line -> "\n    " + printable(line)).collect(Collectors.joining());
+        }
+
+        /// For the trace: what has come of the header that was being read.
+        private String culprit(String name) {
             try {
                 in.reset();
-                return in.readNBytes(Math.min(most, in.available()));
+                byte[] bytes = in.readNBytes(Math.min(10, in.available()));
+                return bytes.length == 0 ? "" : row(bytes, 0, bytes.length, name, "");
             } catch (IOException gone) {
-                return new byte[0];
+                return "";
             }
         }
 
@@ -1174,62 +1117,255 @@ public final class Chat implements AutoCloseable {
                 stream.shutdownOutput();
                 in.skipNBytes(Long.MAX_VALUE);
             } catch (IOException | RuntimeException gone) { }
-            LIVE.remove(this);
         }
 
         /// Ends the connection at once, without a Close: a reset, which leaves nothing unsent.
         void cutOff(String why) {
             outbox.giveUp();
             try (socket) { socket.setSoLinger(true, 0); } catch (IOException closed) { }
-            if (why != null) settings.log.accept(name + " " + why);
+            if (why != null) log(why);
         }
 
-        /// One virtual thread looks after all connections while there are any. A deadline in each
-        /// read would cost more, and could not see who never reads.
-        private void watch() {
-            LIVE.add(this);
-            synchronized (LIVE) {
-                if (watcher == null) watcher = Thread.startVirtualThread(() -> {
-                    while (watching()) {
-                        for (WebSocket each : LIVE) each.watched();
-                        LockSupport.parkNanos(seconds(1));
+        /// One virtual thread looks after all connections. A deadline in each read would cost more,
+        /// and could not see who never reads.
+        private static void watch() {
+            for (; ; LockSupport.parkNanos(seconds(1)))
+                for (WebSocket each : LIVE) {
+                    try {
+                        each.look(System.nanoTime());
+                    } catch (Throwable bug) {           // out of memory, say: the others go on
+                        each.cutOff(null);
                     }
-                });
-            }
+                }
         }
 
-        private static boolean watching() {
-            synchronized (LIVE) {
-                if (LIVE.isEmpty()) watcher = null;
-                return watcher != null;
-            }
-        }
-
-        private void watched() {
-            try {
-                look(System.nanoTime());
-            } catch (Throwable bug) {                   // out of memory, say: the others go on
-                cutOff(null);
-            }
-        }
-
-        private void look(long now) {
+        private void look(long now) throws IOException {
             boolean ending = !upgraded || outbox.ended;
             boolean stuck = outbox.writing && now - outbox.progress > seconds(2 * SILENCE);
             long silence = ending ? 0 : now - heard, late = ending ? now - deadline : -1;
             if (late > seconds(1) || stuck || silence > seconds(2 * SILENCE))
                 cutOff("gave no sign of life");
-            else if (late > 0) endInput();
+            else if (late > 0) socket.shutdownInput();  // ends in order, as if the peer had gone
             else if (silence > seconds(SILENCE) && !pinged) ping();
             pinged = silence > seconds(SILENCE);
         }
 
-        /// Wakes the thread that reads, as if the peer had gone: it ends the connection in order.
-        private void endInput() {
-            try { socket.shutdownInput(); } catch (IOException closed) { }
+        private static long seconds(int count) { return count * 1_000_000_000L; }
+    }
+
+    /// The same lines on several servers, through Redis, Valkey or what else speaks RESP2. One
+    /// connection asks, another hears what is published. While the engine is away, lines stay here.
+    abstract static class Redis {
+        static final int ANSWER_TIME = 5_000;       // ms for an answer; later, the engine is away
+        static final int REFRESH = 15_000;          // ms from one sign of life to the next
+        static final int MAX_UNSEEN = 10_000;       // lines under way; with more it is too slow
+
+        private final URI engine;
+        private final String prefix, server = UUID.randomUUID() + "-";
+        private final Map<String, CountDownLatch> topics = new ConcurrentHashMap<>();
+        private final Map<String, Runnable> unseen = new LinkedHashMap<>();     // also the lock
+        private final ReentrantLock asking = new ReentrantLock();
+        private volatile Link asker, hearer;
+        private volatile boolean carries = true, closed;
+        private final Thread keeper;
+        private long count;
+
+        abstract void deliver(String topic, String line);           // one after the other
+        abstract void reachable(boolean again);
+        abstract void refresh();                                    // now and then
+
+        /// @param engine redis[s]://[user:password@]host[:port][/prefix]
+        /// @throws IOException it can't be reached, or wants another password
+        Redis(URI engine) throws IOException {
+            this.engine = engine;
+            prefix = engine.getPath().replaceFirst("^/?$", "/chat").substring(1) + ":";
+            try {
+                connect();
+            } catch (IOException wrong) {
+                throw new IOException("can't use --redis at " + engine.getHost() + ": " + wrong);
+            }
+            Thread.startVirtualThread(this::hear);
+            keeper = Thread.startVirtualThread(() -> {
+                while (!closed) {
+                    LockSupport.parkNanos(REFRESH * 1_000_000L);
+                    refresh();
+                    hearer.send("PING");
+                }
+            });
         }
 
-        private static long seconds(int count) { return count * 1_000_000_000L; }
+        /// A connection. Commands are strings which begin with their length in bytes: nothing in
+        /// them can be mistaken for a command.
+        private record Link(Socket socket, InputStream in) {
+            synchronized void send(String... words) {
+                var command = new ByteArrayOutputStream();
+                command.writeBytes(("*" + words.length + "\r\n").getBytes(UTF_8));
+                for (String word : words) {
+                    byte[] bytes = (word + "\r\n").getBytes(UTF_8);
+                    command.writeBytes(("$" + (bytes.length - 2) + "\r\n").getBytes(UTF_8));
+                    command.writeBytes(bytes);
+                }
+                try {
+                    command.writeTo(socket.getOutputStream());
+                } catch (IOException lost) {
+                    close();
+                }
+            }
+
+            /// @return the strings and numbers of the answer
+            List<String> read() throws IOException {
+                var line = new StringBuilder();
+                for (int next; (next = in.read()) != '\n'; line.append((char) next))
+                    if (next < 0) throw new EOFException("it has hung up");
+                String value = line.substring(1).strip();
+                if (line.charAt(0) == '-') throw new IOException(value);
+                if (!value.matches("\\d+") || line.charAt(0) == ':') return List.of(value);
+                int size = Integer.parseInt(value);
+                if (line.charAt(0) == '$')
+                    return List.of(new String(in.readNBytes(size + 2), 0, size, UTF_8));
+                var answer = new ArrayList<String>();
+                for (int i = 0; i < size; i++) answer.addAll(read());
+                return answer;
+            }
+
+            void close() { try { socket.close(); } catch (IOException closed) { } }
+        }
+
+        private void connect() throws IOException {
+            Link first = link(ANSWER_TIME);
+            hearer = link(REFRESH + ANSWER_TIME);
+            asker = first;
+            for (String topic : topics.keySet()) hearer.send("SUBSCRIBE", prefix + topic);
+            hearer.send("PING");                    // what comes before its answer is confirmed
+        }
+
+        private Link link(int timeout) throws IOException {
+            int port = engine.getPort() < 0 ? 6379 : engine.getPort();
+            String[] who = Objects.requireNonNullElse(engine.getUserInfo(), "").split(":", 2);
+            String password = who.length > 1 ? who[1] : System.getenv("CHAT_REDIS_PASSWORD");
+            Socket socket = new Socket();
+            socket.connect(new InetSocketAddress(engine.getHost(), port), ANSWER_TIME);
+            socket.setSoTimeout(timeout);
+            socket.setTcpNoDelay(true);
+            if (engine.getScheme().equals("rediss")) {
+                socket = ((SSLSocketFactory) SSLSocketFactory.getDefault())
+                        .createSocket(socket, engine.getHost(), port, true);
+                SSLParameters parameters = ((SSLSocket) socket).getSSLParameters();
+                parameters.setEndpointIdentificationAlgorithm("HTTPS");
+                ((SSLSocket) socket).setSSLParameters(parameters);
+            }
+            var link = new Link(socket, new BufferedInputStream(socket.getInputStream()));
+            if (password == null) link.send("PING");
+            else if (who[0].isEmpty()) link.send("AUTH", password);
+            else link.send("AUTH", who[0], password);
+            try {
+                link.read();
+                return link;
+            } catch (IOException refused) {
+                link.close();
+                throw refused;
+            }
+        }
+
+        /// Hears until close(). Who loses the engine connects again, after a pause that doubles up
+        /// to 10 s and is another on each server.
+        private void hear() {
+            for (int pause = 100; !closed; pause = Math.min(2 * pause, 10_000)) {
+                try {
+                    if (hearer.socket.isClosed()) connect();
+                    for (; ; pause = 100) heard(hearer.read());
+                } catch (IOException | RuntimeException failure) {
+                    lose();
+                }
+                int jitter = ThreadLocalRandom.current().nextInt(pause / 2, pause);
+                if (!closed) LockSupport.parkNanos(jitter * 1_000_000L);
+            }
+        }
+
+        private void heard(List<String> event) {
+            String topic = event.size() < 3 ? "" : event.get(1).substring(prefix.length());
+            synchronized (unseen) {
+                switch (event.get(0)) {
+                    case "pong", "PONG" -> {
+                        if (carries) return;
+                        reachable(carries = true);
+                        LockSupport.unpark(keeper);
+                    }
+                    case "subscribe" ->
+                            topics.getOrDefault(topic, new CountDownLatch(1)).countDown();
+                    case "message" -> {
+                        String[] line = event.get(2).split("\n", 2);
+                        if (!line[0].startsWith(server) || unseen.remove(line[0]) != null)
+                            deliver(topic, line[1]);
+                    }
+                    default -> { }
+                }
+            }
+        }
+
+        private void lose() {
+            cut();
+            synchronized (unseen) {
+                if (carries) reachable(carries = false);
+                unseen.values().forEach(Runnable::run);
+                unseen.clear();
+            }
+        }
+
+        private void cut() {
+            asker.close();
+            hearer.close();
+        }
+
+        /// @return what the engine answers to a command about a key; nothing if it is away
+        List<String> ask(String command, String key, String... rest) {
+            asking.lock();
+            try {
+                Link link = asker;
+                link.send(Stream.concat(Stream.of(command, prefix + key), Stream.of(rest))
+                        .toArray(String[]::new));
+                return link.read();
+            } catch (IOException | RuntimeException lost) {
+                cut();
+                return List.of();
+            } finally {
+                asking.unlock();
+            }
+        }
+
+        /// Has a line delivered, here too: once, when it comes back, or when it can't any more.
+        void publish(String topic, String line) {
+            String id;
+            synchronized (unseen) {
+                id = server + ++count;
+                if (unseen.size() >= MAX_UNSEEN) cut();
+                if (!carries || !topics.containsKey(topic)) deliver(topic, line);
+                else unseen.put(id, () -> deliver(topic, line));
+            }
+            if (carries) ask("PUBLISH", topic, id + "\n" + line);
+        }
+
+        /// Returns when no line of the topic can be missed any more.
+        void subscribe(String topic) {
+            var confirmed = topics.computeIfAbsent(topic, same -> new CountDownLatch(1));
+            Link link = hearer;
+            link.send("SUBSCRIBE", prefix + topic);
+            try {
+                while (!confirmed.await(50, TimeUnit.MILLISECONDS))
+                    if (link.socket.isClosed()) return;
+            } catch (InterruptedException stop) { }
+        }
+
+        void unsubscribe(String topic) {
+            topics.remove(topic);
+            hearer.send("UNSUBSCRIBE", prefix + topic);
+        }
+
+        void close() {
+            closed = true;
+            LockSupport.unpark(keeper);
+            cut();
+        }
     }
 
     /// Who is in which room, what a line means, who hears it.
@@ -1239,7 +1375,8 @@ public final class Chat implements AutoCloseable {
                                                     // told: N arrivals would cost N² lines
         static final int MAX_ROOMS = 10_000;        // a room needs memory, and names are free
         static final int MAX_LISTED = 100;          // names in the answer to /who
-        static final String NAME = "[\\p{L}\\p{M}\\p{N}_-]";
+        static final int LIFE = 45_000;             // ms that people of a dead server seem to live
+        static final String NAME = "[\\p{L}\\p{M}\\p{N}_-]", JOINED = " has joined.";
 
         static final class Member {
             private final WebSocket webSocket;
@@ -1252,22 +1389,27 @@ public final class Chat implements AutoCloseable {
             }
         }
 
-        private record Room(ReentrantLock lock, Set<Member> members) {
-            Room() { this(new ReentrantLock(), new LinkedHashSet<>()); }
+        private final Map<String, Set<Member>> rooms = new ConcurrentHashMap<>();
+        private final Map<String, Member> nicks = new ConcurrentHashMap<>();
+        private final Redis redis;                  // null: there is no other server
 
-            /// One at a time: so all that is said in a room has one order.
-            <T> T alone(Supplier<T> action) {
-                lock.lock();
-                try {
-                    return action.get();
-                } finally {
-                    lock.unlock();
+        Rooms(URI engine) throws IOException {
+            redis = engine == null ? null : new Redis(engine) {
+                @Override void deliver(String topic, String line) {
+                    tell(topic.substring("room:".length()), line);
                 }
-            }
+                @Override void refresh() {
+                    enlist("names", nicks.keySet());
+                    for (String room : rooms.keySet()) enlist("who:" + room, present(room));
+                }
+                @Override void reachable(boolean again) {
+                    String how = again ? "can be reached again." : "cannot be reached.";
+                    for (String room : rooms.keySet()) tell(room, " .... other servers " + how);
+                }
+            };
         }
 
-        private final Map<String, Room> rooms = new ConcurrentHashMap<>();
-        private final Map<String, Member> nicks = new ConcurrentHashMap<>();
+        void close() { if (redis != null) redis.close(); }
 
         /// The room of a path: `/`, `/chat` and `/chat/lobby` are one, `/chat/NAME` is NAME.
         /// @return null if there can be no such room
@@ -1283,72 +1425,76 @@ public final class Chat implements AutoCloseable {
             }
         }
 
-        private static WebSocket.Message notice(String line) {
-            return WebSocket.Message.text(" .... " + line);
-        }
-
         boolean canHold(String room) { return rooms.size() < MAX_ROOMS || rooms.containsKey(room); }
 
-        Member enter(WebSocket webSocket, String name) {
-            var member = new Member(webSocket, name);
+        Member enter(WebSocket webSocket, String room) {
+            var member = new Member(webSocket, room);
             do member.nick = "user-" + ThreadLocalRandom.current().nextInt(100_000);
-            while (nicks.putIfAbsent(key(member.nick), member) != null);
-            var arrival = notice(member.nick + " has joined.");
-            rooms.compute(name, (same, found) -> {
-                Room room = found == null ? new Room() : found;
-                return room.alone(() -> {
-                    room.members.add(member);
-                    Set<Member> told = room.members.size() > CROWD ? Set.of(member) : room.members;
-                    tell(told, each -> PRESENCE.equals(each.webSocket.protocol()), arrival);
-                    return room;
-                });
+            while (!claim(member.nick, member));
+            String arrival = " .... " + member.nick + JOINED;
+            Set<Member> members = rooms.compute(room, (same, found) -> {
+                Set<Member> all = found == null ? new LinkedHashSet<>() : found;
+                synchronized (all) {
+                    all.add(member);
+                    if (PRESENCE.equals(webSocket.protocol()))
+                        webSocket.post(WebSocket.Message.text(arrival));
+                    if (redis == null && all.size() <= CROWD) tell(room, arrival);
+                    return all;
+                }
             });
+            if (redis == null) return member;
+            redis.subscribe("room:" + room);
+            enlist("who:" + room, List.of(member.nick));
+            if (members.size() <= CROWD) say(room, arrival);
             return member;
         }
 
         void leave(Member member) {
-            rooms.computeIfPresent(member.room, (same, room) -> {
-                boolean crowd = room.alone(() -> {
-                    room.members.remove(member);
-                    return room.members.size() >= CROWD;
-                });
-                if (!crowd) say(room, notice(member.nick + " has left."));
-                return room.members.isEmpty() ? null : room;
+            Set<Member> members = rooms.get(member.room);
+            synchronized (members) { members.remove(member); }
+            if (members.size() < CROWD) say(member.room, " .... " + member.nick + " has left.");
+            rooms.computeIfPresent(member.room, (room, all) -> {
+                if (all.isEmpty() && redis != null) redis.unsubscribe("room:" + room);
+                return all.isEmpty() ? null : all;
             });
-            nicks.remove(key(member.nick), member);     // nobody is called so before all know
+            if (redis != null) redis.ask("ZREM", "who:" + member.room, member.nick);
+            release(member.nick, member);           // nobody is called so before all know
         }
 
-        private static void say(Room room, WebSocket.Message line) {
-            room.alone(() -> tell(room.members, each -> true, line));
+        private void say(String room, String line) {
+            if (redis == null) tell(room, line);
+            else redis.publish("room:" + room, line);
         }
 
-        /// An error that comes with one member is his alone: the others are told.
-        private static Void tell(Set<Member> members, Predicate<Member> who,
-                WebSocket.Message line) {
-            for (Member member : members) {
-                try {
-                    if (who.test(member)) member.webSocket.post(line);
-                } catch (Throwable bug) {
-                    member.webSocket.cutOff(null);
+        /// Everybody here gets a line, at the same place of one order. An arrival is for those who
+        /// asked for that, and who arrives has heard of it. An error with one member is his alone.
+        private void tell(String room, String line) {
+            var message = WebSocket.Message.text(line);
+            String newcomer = line.startsWith(" ") && line.endsWith(JOINED)
+                    ? line.substring(6, line.length() - JOINED.length()) : null;
+            Set<Member> members = rooms.getOrDefault(room, Set.of());
+            synchronized (members) {
+                for (Member member : members) {
+                    try {
+                        if (newcomer == null || PRESENCE.equals(member.webSocket.protocol())
+                                && !newcomer.equals(member.nick)) member.webSocket.post(message);
+                    } catch (Throwable bug) {
+                        member.webSocket.cutOff(null);
+                    }
                 }
             }
-            return null;
         }
 
         /// What somebody has typed: a line for all, or a command.
-        void hear(Member member, WebSocket.Message typed) {
-            byte[] line = typed.payload();
-            int slashes = 0;
-            while (slashes < Math.min(2, line.length) && line[slashes] == '/') slashes++;
-            if (slashes == 1) {
-                String[] words = typed.text().strip().split("\\s+", 2);
+        void hear(Member member, String typed) {
+            if (typed.startsWith("/") && !typed.startsWith("//")) {
+                String[] words = typed.strip().split("\\s+", 2);
                 String answer = obey(member, words[0], words.length > 1 ? words[1] : "");
-                if (answer != null) member.webSocket.send(notice(answer));
+                var line = WebSocket.Message.text(" .... " + answer);
+                if (answer != null) member.webSocket.send(line);
             } else {
-                byte[] name = (member.nick + ": ").getBytes(UTF_8);     // no need to decode
-                int skip = slashes / 2, rest = line.length - skip;
-                var said = ByteBuffer.allocate(name.length + rest).put(name).put(line, skip, rest);
-                say(rooms.get(member.room), new WebSocket.Message(true, said.array()));
+                String line = typed.startsWith("/") ? typed.substring(1) : typed;
+                say(member.room, member.nick + ": " + line);
             }
         }
 
@@ -1357,7 +1503,7 @@ public final class Chat implements AutoCloseable {
         private String obey(Member member, String command, String rest) {
             return switch (command) {
                 case "/nick" -> rename(member, Normalizer.normalize(rest, Normalizer.Form.NFC));
-                case "/who" -> who(rooms.get(member.room));
+                case "/who" -> who(member.room);
                 case "/help" -> "/nick NAME changes your name, /who lists who is here, "
                         + "/help is this. // at the start says a /.";
                 default -> "There is no command " + WebSocket.elide(command, 40) + ". Try /help.";
@@ -1368,11 +1514,12 @@ public final class Chat implements AutoCloseable {
             String old = member.nick;
             if (!nick.matches(NAME + "{1,24}"))
                 return "A name has 1 to 24 letters, digits, - or _.";
-            Member holder = nicks.putIfAbsent(key(nick), member);
-            if (holder != null && holder != member) return "The name " + nick + " is taken.";
+            if (!claim(nick, member)) return "The name " + nick + " is taken.";
             member.nick = nick;
-            if (!key(old).equals(key(nick))) nicks.remove(key(old), member);
-            say(rooms.get(member.room), notice(old + " is now " + nick + "."));
+            if (redis != null) redis.ask("ZREM", "who:" + member.room, old);
+            if (redis != null) enlist("who:" + member.room, List.of(nick));
+            if (!key(old).equals(key(nick))) release(old, member);
+            say(member.room, " .... " + old + " is now " + nick + ".");
             return null;
         }
 
@@ -1381,10 +1528,44 @@ public final class Chat implements AutoCloseable {
             return Normalizer.normalize(nick, Normalizer.Form.NFKC).toLowerCase(Locale.ROOT);
         }
 
-        private static String who(Room room) {
-            var all = room.alone(() -> room.members.stream().map(m -> m.nick).sorted().toList());
+        /// @return whether the name is his now, on all servers
+        private boolean claim(String nick, Member member) {
+            Member holder = nicks.putIfAbsent(key(nick), member);
+            if (holder != null) return holder == member;
+            String end = "" + (System.currentTimeMillis() + LIFE);
+            boolean free = redis == null
+                    || !redis.ask("ZADD", "names", "NX", end, key(nick)).contains("0");
+            if (!free) nicks.remove(key(nick), member);
+            return free;
+        }
+
+        private void release(String nick, Member member) {
+            nicks.remove(key(nick), member);
+            if (redis != null) redis.ask("ZREM", "names", key(nick));
+        }
+
+        /// Lets all servers know these names for some time, and forget who has not been named.
+        private void enlist(String set, Collection<String> names) {
+            long now = System.currentTimeMillis();
+            var words = new ArrayList<String>();
+            for (String name : names) words.addAll(List.of("" + (now + LIFE), name));
+            if (names.isEmpty()) return;
+            redis.ask("ZADD", set, words.toArray(String[]::new));
+            redis.ask("ZREMRANGEBYSCORE", set, "-inf", "" + now);
+            redis.ask("PEXPIRE", set, "" + LIFE);
+        }
+
+        private List<String> present(String room) {
+            Set<Member> members = rooms.getOrDefault(room, Set.of());
+            synchronized (members) { return members.stream().map(member -> member.nick).toList(); }
+        }
+
+        private String who(String room) {
+            var all = new TreeSet<String>(present(room));
+            if (redis != null) all.addAll(redis.ask("ZRANGE", "who:" + room, "0", "-1"));
             int more = Math.max(0, all.size() - MAX_LISTED);
-            return all.size() + " here: " + String.join(", ", all.subList(0, all.size() - more))
+            return all.size() + " here: "
+                    + all.stream().limit(MAX_LISTED).collect(Collectors.joining(", "))
                     + (more == 0 ? "" : ", and " + more + " more");
         }
     }
@@ -1402,6 +1583,8 @@ public final class Chat implements AutoCloseable {
                   --max-connections N    at a time (10000); more get 503
                   --max-per-address N    of one address but loopback (100); more get 503
                   --keystore FILE        PKCS12, for https and wss; password: CHAT_KEYSTORE_PASSWORD
+                  --redis URL            joins other servers; redis[s]://[USER:PASSWORD@]HOST[:PORT]
+                                         [/PREFIX]; or password: CHAT_REDIS_PASSWORD
                   --no-deflate           compresses nothing
                   --trace                shows all that travels, here and in the page
                   --explain [HEX ...]    explains frames, given here or on standard input
@@ -1415,6 +1598,7 @@ public final class Chat implements AutoCloseable {
         int maxConnections = 10_000, maxPerAddress = 100;
         boolean deflate = true, trace;
         SSLContext tls;
+        URI redis;
         final Set<String> origins = new HashSet<>();
 
         /// @throws IllegalArgumentException with a sentence for whoever typed this
@@ -1423,68 +1607,83 @@ public final class Chat implements AutoCloseable {
             var words = new ArrayDeque<String>();
             for (String word : arguments)
                 words.addAll(List.of(word.split("=", word.startsWith("--") ? 2 : 1)));
-            while (!words.isEmpty()) options.set(words.pop(), words);
+            for (String name; (name = words.poll()) != null; ) {
+                try {
+                    options.set(name, words);
+                } catch (IOException | GeneralSecurityException | IllegalArgumentException wrong) {
+                    throw new IllegalArgumentException(name + " " + wrong.getMessage());
+                }
+            }
             return options;
         }
 
-        private void set(String name, Deque<String> words) {
+        private void set(String name, Deque<String> words)
+                throws IOException, GeneralSecurityException {
             switch (name) {
-                case "--host" -> host = value(name, words, ".+").replaceAll("^[^\\[].*:.*", "[$0]");
-                case "--http-port" -> httpPort = number(name, words, 0, 65535);
-                case "--ws-port" -> wsPort = number(name, words, 0, 65535);
+                case "--host" -> host = value(words, ".+").replaceAll("^[^\\[].*:.*", "[$0]");
+                case "--http-port" -> httpPort = number(words, 0, 65535);
+                case "--ws-port" -> wsPort = number(words, 0, 65535);
                 case "--origin" -> origins.add(
-                        value(name, words, "\\*|https?://[^/\\s]+").toLowerCase(Locale.ROOT));
-                case "--max-message" -> maxMessage = number(name, words, 1, 1 << 30);
-                case "--max-queue" -> maxQueue = number(name, words, 1, 1 << 30);
-                case "--max-connections" -> maxConnections = number(name, words, 1, 1 << 24);
-                case "--max-per-address" -> maxPerAddress = number(name, words, 1, 1 << 24);
-                case "--keystore" -> tls = tls(value(name, words, ".+"));
+                        value(words, "\\*|https?://[^/\\s]+").toLowerCase(Locale.ROOT));
+                case "--max-message" -> maxMessage = number(words, 1, 1 << 30);
+                case "--max-queue" -> maxQueue = number(words, 1, 1 << 30);
+                case "--max-connections" -> maxConnections = number(words, 1, 1 << 24);
+                case "--max-per-address" -> maxPerAddress = number(words, 1, 1 << 24);
+                case "--keystore" -> tls = tls(value(words, ".+"));
+                case "--redis" -> redis = engine(value(words, ".*"));
                 case "--no-deflate" -> deflate = false;
                 case "--trace" -> trace = true;
                 case "--help" -> answer = USAGE;
                 case "--version" -> answer = "Chat.java " + VERSION + ", Java " + Runtime.version();
                 case "--explain" -> answer = explain(words);
-                default -> throw new IllegalArgumentException("there is no option " + name);
+                default -> throw new IllegalArgumentException("is not an option");
             }
         }
 
-        private static String value(String name, Deque<String> words, String form) {
-            if (words.isEmpty()) throw new IllegalArgumentException(name + " needs a value");
+        private static String value(Deque<String> words, String form) {
+            if (words.isEmpty()) throw new IllegalArgumentException("needs a value");
             if (words.peek().matches(form)) return words.pop();
-            throw new IllegalArgumentException(name + " can't be " + words.peek());
+            throw new IllegalArgumentException("can't be " + words.peek());
         }
 
-        private static int number(String name, Deque<String> words, int least, int most) {
-            String value = value(name, words, ".*");
+        private static int number(Deque<String> words, int least, int most) {
+            String value = value(words, ".*");
             long number = value.matches("\\d{1,10}") ? Long.parseLong(value) : -1;
             if (number >= least && number <= most) return (int) number;
-            throw new IllegalArgumentException(name + " is a number from " + least + " to " + most
+            throw new IllegalArgumentException("is a number from " + least + " to " + most
                     + ", not " + value);
         }
 
-        private static SSLContext tls(String file) {
+        private static SSLContext tls(String file) throws IOException, GeneralSecurityException {
+            String password = System.getenv().getOrDefault("CHAT_KEYSTORE_PASSWORD", "");
             try {
-                String given = System.getenv().getOrDefault("CHAT_KEYSTORE_PASSWORD", "");
-                char[] password = given.toCharArray();
                 var keys = KeyManagerFactory.getInstance("PKIX");
-                keys.init(KeyStore.getInstance(new File(file), password), password);
+                keys.init(KeyStore.getInstance(new File(file), password.toCharArray()),
+                        password.toCharArray());
                 var context = SSLContext.getInstance("TLS");
                 context.init(keys.getKeyManagers(), null, null);
                 return context;
             } catch (IOException | GeneralSecurityException | IllegalArgumentException wrong) {
-                throw new IllegalArgumentException("--keystore " + file + ": " + wrong.getMessage()
+                throw new IllegalArgumentException(file + ": " + wrong.getMessage()
                         + " (its password comes from CHAT_KEYSTORE_PASSWORD)");
             }
         }
 
-        private static String explain(Deque<String> words) {
+        private static URI engine(String url) {
+            if (url.matches("rediss?://([^\\s/@]*@)?[^\\s/@:]+(:\\d{1,5})?(/\\S*)?"))
+                return URI.create(url);
+            throw new IllegalArgumentException(
+                    "is redis[s]://[USER:PASSWORD@]HOST[:PORT][/PREFIX]");
+        }
+
+        private static String explain(Deque<String> words) throws IOException {
+            String hex = words.isEmpty() ? new String(System.in.readAllBytes(), US_ASCII)
+                    : String.join("", words);
+            words.clear();
             try {
-                String hex = words.isEmpty() ? new String(System.in.readAllBytes(), US_ASCII)
-                        : String.join("", words);
-                words.clear();
                 return WebSocket.explain(HexFormat.of().parseHex(hex.replaceAll("[\\s:,]|0x", "")));
-            } catch (IllegalArgumentException | IOException wrong) {
-                throw new IllegalArgumentException("--explain takes bytes in hex, such as 81 00");
+            } catch (IllegalArgumentException wrong) {
+                throw new IllegalArgumentException("takes bytes in hex, such as 81 00");
             }
         }
     }
@@ -1745,11 +1944,12 @@ let source;
 
 /** One traced item: time, connection, direction and title; then a row for each field. */
 function traced(data) {
-  const [[time, connection, direction, title], ...fields] = data.split(LF).map(s => s.split(TAB));
-  const route = { in: connection + ' → server', out: 'server → ' + connection }[direction];
+  const [, time, connection, direction, title] = data.match(/^(\\S+) (\\S+) +(in  |out )?(.*)/);
+  const route = { in: connection + ' → server', out: 'server → ' + connection }[direction?.trim()];
   return create('li', '', `${time}  ${route ?? connection}  `, create('b', '', title, LF),
-    ...fields.map(([hex, name, sense = '']) => {
-      const field = create('button', 'field', create('code', '', hex), name);
+    ...data.split(LF).slice(1).map(row => {
+      const [, hex, name, sense = ''] = row.match(/^ {4}(.{23})  (.{1,25}) ?(.*)/) ?? [, '', row];
+      const field = create('button', 'field', create('code', '', hex.trim()), name.trim());
       field.onfocus = field.onmouseover = () => { meaning.textContent = name + LF + sense; };
       field.style.setProperty('--hue', hueOf(name.split(/[=:, ]/)[0]));
       return field;
