@@ -5,8 +5,12 @@
 # Classes and JUnit are kept in ~/.cache/chat.java ($XDG_CACHE_HOME/chat.java if that is set).
 
 # Flags of the JVM, each with its reason:
+#   SerialGC, Xmn8m, HeapFreeRatio: live data is small, so an idle connection costs half the memory;
+#     as fast as the default collector, or faster
+#   trackAllThreads=false: does not keep a list of all virtual threads, which start and end all the time
 #   -Xlog: its warnings go to stderr; stdout is for the one line that names the ports
-flags="-Xlog:disable -Xlog:all=warning:stderr"
+flags="-XX:+UseSerialGC -Xmn8m -XX:MinHeapFreeRatio=5 -XX:MaxHeapFreeRatio=10 -Djdk.trackAllThreads=false
+    -Xlog:disable -Xlog:all=warning:stderr"
 
 junit=org.junit.platform:junit-platform-console-standalone:1.14.4
 junit_sha256=7c6968cbcaf4301c729f202b23b7d736c5d88be625fc7d27ad5d746146a8bc28
