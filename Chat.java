@@ -1,17 +1,15 @@
 // Chat.java - a WebSocket chat in one file: JDK 21 or later and nothing else. Public domain.
-//
+
 //     java Chat.java                                    the page is at http://localhost:8080
 //     java Chat.java --trace                            ... and every byte that travels, explained
 //     java Chat.java --explain 818537fa213d7f9f4d5158   one frame, explained
-//
+
 // Chat listens and serves the page. WebSocket turns bytes into messages and back; it knows nothing
-// of the chat: cut it out, with the imports, and you have a library for your own script. Rooms is
-// the chat, Redis joins several servers. Options and PAGE come last. §5.4 is that section of RFC
-// 6455, where it is obeyed.
+// of the chat: cut out, with the imports, it is a library for your own script. Rooms is the chat,
+// Redis joins servers. Options and PAGE come last. §5.4: this line obeys that section of RFC 6455.
 
 import com.sun.net.httpserver.*;
 import java.io.*;
-import java.lang.invoke.*;
 import java.net.*;
 import java.nio.*;
 import java.nio.charset.*;
@@ -39,13 +37,13 @@ public final class Chat implements AutoCloseable {
     static final int MAX_TRACED = 1000;              // items that may wait for one browser
 
     private final Options options;
-    private final Rooms rooms;
-    private HttpServer pageServer;
-    private final ExecutorService pageThreads = Executors.newVirtualThreadPerTaskExecutor();
     private final ServerSocket listener = new ServerSocket();
+    private final ExecutorService pageThreads = Executors.newVirtualThreadPerTaskExecutor();
     private final Set<WebSocket> connections = ConcurrentHashMap.newKeySet();
     private final Map<InetAddress, Integer> perAddress = new ConcurrentHashMap<>();
     private final Set<Queue<String>> watchers = ConcurrentHashMap.newKeySet();
+    private Rooms rooms;
+    private HttpServer pageServer;
     private WebSocket.Settings settings;
 
     public static void main(String[] arguments) {
@@ -53,50 +51,43 @@ public final class Chat implements AutoCloseable {
             Options options = Options.parse(arguments);
             if (options.answer == null) {
                 Chat chat = new Chat(options).start();
-                Runtime.getRuntime().addShutdownHook(new Thread(chat::stop));
-                options.answer = "Chat.java: open " + chat.address("http", chat.httpPort())
-                        + " (WebSockets at " + chat.address("ws", chat.webSocketPort()) + ")";
+                Runtime.getRuntime().addShutdownHook(new Thread(chat::close));
+                options.answer = "Chat.java: open " + chat.address("http", options.host)
+                        + "/ (WebSockets at " + chat.address("ws", options.host) + "/)";
             }
             System.out.println(options.answer);
         } catch (IllegalArgumentException | IOException wrong) {
-            boolean usage = wrong instanceof IllegalArgumentException;
-            System.err.println("Chat.java: " + wrong.getMessage());
-            if (usage) System.err.println(Options.USAGE);
-            System.exit(usage ? 2 : 1);
+            String usage = wrong instanceof IOException ? "" : "\n" + Options.USAGE;
+            System.err.println("Chat.java: " + wrong.getMessage() + usage);
+            System.exit(usage.isEmpty() ? 1 : 2);
         }
     }
 
-    /// @throws IOException the engine of --redis can't be had
-    Chat(Options options) throws IOException {
-        this.options = options;
-        rooms = new Rooms(options.redis);
-    }
+    Chat(Options options) throws IOException { this.options = options; }
 
-    /// Binds both ports and serves until close().
-    /// @throws IOException a port or the address can't be had; the message says what to do
+    /// Binds both ports and serves until close(). If it can't, an IOException says why.
     Chat start() throws IOException {
         // Seconds in which a browser must have sent its request; the JDK's default is: for ever.
         System.getProperties().putIfAbsent("sun.net.httpserver.maxReqTime", "10");
+        rooms = new Rooms(options.redis);
+        String option = "--ws-port " + options.wsPort;
         try {
-            var host = InetAddress.getByName(options.host);
-            listener.bind(new InetSocketAddress(host, options.wsPort), 4096);
-            var address = new InetSocketAddress(host, options.httpPort);
-            pageServer = options.tls == null ? HttpServer.create(address, 0)
-                    : HttpsServer.create(address, 0);
+            listener.bind(new InetSocketAddress(options.host, options.wsPort), 4096);
+            option = "--http-port " + options.httpPort;
+            var address = new InetSocketAddress(options.host, options.httpPort);
+            pageServer = options.tls == null ? HttpServer.create(address, 0, "/", this::page)
+                    : HttpsServer.create(address, 0, "/", this::page);
         } catch (IOException taken) {
-            String port = listener.isBound() ? " --http-port " + options.httpPort
-                    : " --ws-port " + options.wsPort;
             close();
-            throw new IOException("can't listen at --host " + options.host + port + ": "
+            throw new IOException("can't listen at --host " + options.host + " " + option + ": "
                     + taken.getMessage() + ". Choose another port, 0 for any");
         }
+        String hint = "The page is at " + address("http", options.host) + "/";
         settings = new WebSocket.Settings(options.maxMessage, options.maxQueue, options.deflate,
-                options.tls, "The page is at " + address("http", httpPort()),
-                options.trace ? this::trace : null, Chat::log);
+                options.tls, hint, options.trace ? this::trace : null, Chat::log);
         if (pageServer instanceof HttpsServer https)
             https.setHttpsConfigurator(new HttpsConfigurator(options.tls));
         pageServer.setExecutor(pageThreads);
-        pageServer.createContext("/", this::page);
         pageServer.start();
         Thread.ofPlatform().name("listen").start(this::listen);
         if (!listener.getInetAddress().isLoopbackAddress() && options.tls == null)
@@ -106,14 +97,17 @@ public final class Chat implements AutoCloseable {
 
     int httpPort() { return pageServer.getAddress().getPort(); }
     int webSocketPort() { return listener.getLocalPort(); }
-    private String secure(String scheme) { return scheme + (options.tls == null ? "://" : "s://"); }
-    private String address(String scheme, int port) {
-        return secure(scheme) + options.host + ":" + port + "/";
+
+    /// Of the page (http) or the WebSockets (ws), as in an Origin: the usual port is left out.
+    private String address(String scheme, String host) {
+        String start = scheme + (options.tls == null ? "://" : "s://") + host + ":";
+        return (start + (scheme.equals("ws") ? webSocketPort() : httpPort()))
+                .replaceFirst(options.tls == null ? ":80$" : ":443$", "");
     }
 
     /// Each connection gets a virtual thread: it may wait as long as it likes, that costs nothing.
     private void listen() {
-        while (!listener.isClosed()) {
+        while (true)
             try {
                 Socket socket = listener.accept();
                 if (connections.size() >= options.maxConnections + WAITING_ROOM) socket.close();
@@ -123,17 +117,16 @@ public final class Chat implements AutoCloseable {
                 LockSupport.parkNanos(PAUSE);
                 log("can't accept a connection: " + failure);
             }
-        }
     }
 
     private void serve(Socket socket) {
         var webSocket = new WebSocket(socket, settings);
         InetAddress address = socket.getInetAddress();
-        int neighbours = perAddress.merge(address, 1, Integer::sum);
-        boolean crowded = neighbours > options.maxPerAddress && !address.isLoopbackAddress();
         connections.add(webSocket);
+        boolean full = perAddress.merge(address, 1, Integer::sum) > options.maxPerAddress
+                && !address.isLoopbackAddress() || connections.size() > options.maxConnections;
         try {
-            webSocket.serve(handshake -> welcome(handshake, crowded), this::converse);
+            webSocket.serve(handshake -> welcome(handshake, full), this::converse);
         } finally {
             connections.remove(webSocket);
             perAddress.compute(address, (same, count) -> count == 1 ? null : count - 1);
@@ -156,91 +149,71 @@ public final class Chat implements AutoCloseable {
     }
 
     /// Decides about a handshake that is right in itself, and names the subprotocols of its path.
-    private List<String> welcome(WebSocket.Handshake request, boolean crowded) throws IOException {
+    private List<String> welcome(WebSocket.Handshake request, boolean full) throws IOException {
         String host = request.host(), path = request.path(), room = Rooms.named(path);
-        String origin = request.header("Origin").toLowerCase(Locale.ROOT);
-        boolean own = !request.headers().containsKey("Origin")            // it is not a browser
-                || origin.equals(origin(host)) || options.origins.contains(origin);
-        boolean full = crowded || connections.size() > options.maxConnections;
+        String own = address("http", host);
+        String origin = request.headers().getOrDefault("Origin", own);      // none: no browser
+        boolean allowed = origin.equalsIgnoreCase(own) || options.origins.contains("*");
         WebSocket.rule(!full && !listener.isClosed(), 503, "too many connections: try again later");
         WebSocket.rule(knows(host), 403, "this server has other names; --host or --origin adds it");
-        WebSocket.rule(own || options.origins.contains("*"), 403,
+        WebSocket.rule(allowed || options.origins.contains(origin), 403,
                 "pages of another origin may not connect (§10.2); --origin ORIGIN allows it");
-        WebSocket.rule(room != null || path.equals("/echo"), 404, "there is /, /echo, /chat and "
-                + "/chat/NAME (64 letters, digits, - or _) (§4.2.2)");
+        WebSocket.rule(room != null || path.equals("/echo"), 404,
+                "there is /, /echo, /chat, /chat/NAME (64 letters, digits, - or _) (§4.2.2)");
         WebSocket.rule(room == null || rooms.canHold(room), 503, "too many rooms, try the lobby");
         return room == null ? List.of() : List.of(Rooms.PRESENCE);
-    }
-
-    /// The page's origin: scheme and port as they are here, the host as the client names it.
-    private String origin(String host) {
-        boolean usual = httpPort() == (options.tls == null ? 80 : 443);
-        return secure("http") + host + (usual ? "" : ":" + httpPort());
     }
 
     /// On the loopback address only its own names will do: any web page can let a name of its own
     /// point to 127.0.0.1, and would be "the same origin" as this server (DNS rebinding).
     private boolean knows(String host) {
+        String origins = "(?i)\\*|https?://\\Q" + host + "\\E(:\\d+)?";
         return host != null && (!listener.getInetAddress().isLoopbackAddress()
                 || List.of("localhost", "127.0.0.1", "[::1]", options.host).contains(host)
-                || options.origins.stream().anyMatch(origin -> origin.equals("*")
-                || origin.matches("https?://\\Q" + host + "\\E(:\\d+)?")));
+                || options.origins.stream().anyMatch(origin -> origin.matches(origins)));
     }
 
+    /// Answers a browser: with the page, at /trace with the wire, or with where the page is.
     private void page(HttpExchange exchange) throws IOException {
+        String path = "" + exchange.getRequestURI().getRawPath(), nonce = "" + UUID.randomUUID();
+        var named = String.join(",", exchange.getRequestHeaders().getOrDefault("Host", List.of()));
+        String host = WebSocket.Handshake.hostName(named), method = exchange.getRequestMethod();
+        // Who comes by another port comes through a proxy, which makes both ports one.
+        boolean direct = address("http", host).endsWith("//" + named), head = method.equals("HEAD");
+        // The wire shows what everybody says, so it is only for who sits at this machine.
+        boolean wire = options.trace && path.equals("/trace") && direct
+                && exchange.getRemoteAddress().getAddress().isLoopbackAddress();
+        int status = !knows(host) ? 403 : !wire && Rooms.named(path) == null ? 404
+                : head || method.equals("GET") ? 200 : 405;
+        wire &= status == 200;
+        byte[] body = (status != 200 ? settings.hint() : PAGE.replace("{{nonce}}", nonce)
+                .replace("{{port}}", direct ? "" + webSocketPort() : "")
+                .replace("{{trace}}", "" + options.trace)).getBytes(UTF_8);
+        Headers headers = exchange.getResponseHeaders();
+        headers.putAll(Headers.of("Allow", "GET, HEAD", "Cache-Control", "no-store", "Content-Type",
+                status != 200 ? "text/plain; charset=utf-8" : wire ? "text/event-stream"
+                : "text/html; charset=utf-8", "Referrer-Policy", "no-referrer",
+                "X-Content-Type-Options", "nosniff", "Content-Security-Policy", ("default-src "
+                + "'none'; script-src 'nonce-%1$s'; style-src 'nonce-%1$s'; connect-src 'self' "
+                + "%2$s; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors "
+                + "'none'").formatted(nonce, direct ? address("ws", host) : "")));
+        if (!wire) headers.set("Content-Length", "" + body.length);
         try (exchange) {
-            String path = "" + exchange.getRequestURI().getRawPath(), room = Rooms.named(path);
-            String named = String.join(",",
-                    exchange.getRequestHeaders().getOrDefault("Host", List.of()));
-            String host = WebSocket.Handshake.hostName(named), method = exchange.getRequestMethod();
-            // Who comes by another port comes through a proxy, which makes both ports one.
-            boolean direct = origin(host).endsWith("//" + named);
-            // The wire shows what everybody says, so it is only for who sits at this machine.
-            boolean wire = options.trace && path.equals("/trace") && direct
-                    && exchange.getRemoteAddress().getAddress().isLoopbackAddress();
-            if (!knows(host)) answer(exchange, 403, "This server has another name.", "");
-            else if (!wire && room == null)
-                answer(exchange, 404, "Nothing is here. " + settings.hint(), "");
-            else if (!method.matches("GET|HEAD"))
-                answer(exchange, 405, "Only GET and HEAD work here.", "");
-            else if (wire) stream(exchange);
-            else answer(exchange, 200, PAGE, direct ? host : null);
+            exchange.sendResponseHeaders(status, head ? -1 : wire ? 0 : body.length);
+            if (wire) stream(exchange.getResponseBody());
+            else if (!head) exchange.getResponseBody().write(body);
         }
     }
 
-    /// @param host by which the page reaches the WebSockets; null: as it was reached itself
-    private void answer(HttpExchange exchange, int status, String body, String host)
-            throws IOException {
-        String port = host == null ? "" : "" + webSocketPort(), nonce = "" + UUID.randomUUID();
-        byte[] bytes = body.replace("{{nonce}}", nonce).replace("{{port}}", port)
-                .replace("{{trace}}", "" + options.trace).getBytes(UTF_8);
-        boolean head = exchange.getRequestMethod().equals("HEAD");
-        Map.of("Content-Type", (status == 200 ? "text/html" : "text/plain") + "; charset=utf-8",
-                "Content-Length", "" + bytes.length, "X-Content-Type-Options", "nosniff",
-                "Referrer-Policy", "no-referrer", "Cache-Control", "no-store", "Allow", "GET, HEAD",
-                "Content-Security-Policy", ("default-src 'none'; script-src 'nonce-%1$s'; style-src"
-                + " 'nonce-%1$s'; connect-src 'self' %2$s; img-src data:; base-uri 'none'; "
-                + "form-action 'none'; frame-ancestors 'none'").formatted(nonce,
-                host == null ? "" : secure("ws") + host + ":" + port))
-                .forEach(exchange.getResponseHeaders()::set);
-        exchange.sendResponseHeaders(status, head ? -1 : bytes.length);
-        if (!head) exchange.getResponseBody().write(bytes);
-    }
-
     /// Tells a browser what is traced, as server-sent events, until one of them goes.
-    private void stream(HttpExchange exchange) throws IOException {
+    private void stream(OutputStream body) {
         var queue = new ArrayBlockingQueue<String>(MAX_TRACED);
-        exchange.getResponseHeaders().set("Content-Type", "text/event-stream; charset=utf-8");
         watchers.add(queue);
-        exchange.sendResponseHeaders(200, 0);
-        try (var out = exchange.getResponseBody()) {
-            for (String item = null; ; item = queue.poll(15, TimeUnit.SECONDS)) {
-                String event = item == null ? ":" : "data: " + item.replace("\n", "\ndata: ");
-                out.write((event + "\n\n").getBytes(UTF_8));
-                out.flush();
-            }
-        } catch (InterruptedException closing) {
-            // by close()
+        try (var out = new PrintStream(body, false, UTF_8)) {
+            out.print(":\n\n");                             // from now on nothing is missed
+            while (!out.checkError())
+                out.print("data: " + queue.take().replace("\n", "\ndata: ") + "\n\n");
+        } catch (InterruptedException closing) {            // by close()
         } finally {
             watchers.remove(queue);
         }
@@ -256,36 +229,22 @@ public final class Chat implements AutoCloseable {
         System.err.println(WebSocket.now() + " " + WebSocket.printable(line));
     }
 
-    /// Stops at a signal. The JVM runs each in a thread named after it, and a second one would only
-    /// wait for the first: it shall end the program at once.
-    private void stop() {
-        Thread.ofPlatform().daemon().start(() -> {
-            while (Thread.getAllStackTraces().keySet().stream()
-                    .filter(thread -> thread.getName().matches("SIG.* handler")).count() < 2)
-                LockSupport.parkNanos(PAUSE);
-            Runtime.getRuntime().halt(130);
-        });
-        close();
-    }
-
-    /// Stops: takes no more connections, sends everyone 1001 (§7.4.1) and gives them some seconds.
-    /// When it returns, all threads, sockets and ports are free.
+    /// Stops: takes no more connections, sends everyone 1001 (§7.4.1), waits some seconds for their
+    /// answers, and cuts off who is left. Nothing stays behind.
     @Override
     public void close() {
         try { listener.close(); } catch (IOException closed) { }
         if (pageServer != null) pageServer.stop(0);
         pageThreads.shutdownNow();
         for (WebSocket webSocket : connections) webSocket.close(1001, "the server stops (§7.4.1)");
-        awaitLast();
-        for (WebSocket webSocket : connections) webSocket.cutOff(null);
-        awaitLast();
-        rooms.close();
-    }
-
-    private void awaitLast() {
+        // The JVM runs each signal in a thread named after it. A second one means: at once.
+        Predicate<Thread> signal = thread -> thread.getName().matches("SIG.* handler");
         long start = System.nanoTime();
-        while (!connections.isEmpty() && System.nanoTime() - start < FAREWELL)
-            LockSupport.parkNanos(1_000_000);
+        while (!connections.isEmpty() && System.nanoTime() - start < FAREWELL
+                && Thread.getAllStackTraces().keySet().stream().filter(signal).count() < 2)
+            LockSupport.parkNanos(10_000_000);
+        for (WebSocket webSocket : connections) webSocket.cutOff(null);
+        if (rooms != null) rooms.close();
     }
 
     /// One connection, from the server's side: RFC 6455, compression by RFC 7692.
@@ -296,9 +255,8 @@ public final class Chat implements AutoCloseable {
     ///         System.out.println(webSocket.closeCode());                            // closed
     ///     });
     ///
-    /// The thread that calls serve() does the reading: give it one of its own. Any thread may send,
-    /// ping and close, and none waits for the peer. A peer that breaks a rule is told which, and
-    /// receive() throws the Refusal (failed). What the handler throws ends this connection only.
+    /// The thread that calls serve() does the reading; any may send, ping and close, and none waits
+    /// for the peer. A peer that breaks a rule is told which, and receive() throws the Refusal.
     static final class WebSocket {
         static final int HANDSHAKE_TIME = 10;       // seconds in all, however the bytes trickle in
         static final int MAX_HEAD = 8 * 1024;       // bytes of a request: what common servers take
@@ -307,16 +265,11 @@ public final class Chat implements AutoCloseable {
         static final int CLOSE_TIME = 5;            // seconds between our Close and the end of TCP
         static final int MAX_FRAGMENTS = 100_000;   // of a message, if there are empty ones
         static final int INPUT = 512;               // bytes of input buffer: most peers are idle
-        static final int FIRST = 4096;              // bytes of a message to expect before they come
-        static final int BATCH = 64 * 1024;         // bytes that one system call writes
         static final int PONG_BACKLOG = 16 * 1024;  // unwritten bytes at which pings have to wait
         static final int DEFLATE_FROM = 1024;       // bytes from which compressing pays
 
-        /// What holds for all connections of a server.
-        /// @param maxMessage bytes of a message, inflated or not
-        /// @param maxQueue   bytes that may wait to be written
-        /// @param hint       a sentence for those who are refused
-        /// @param trace      hears of all that travels, or null; log: of each failure
+        /// What holds for all connections of a server. The limits are in bytes; trace (or null)
+        /// hears of all that travels, log of each failure; who is refused reads the hint.
         record Settings(int maxMessage, int maxQueue, boolean deflate, SSLContext tls, String hint,
                         Consumer<String> trace, Consumer<String> log) {
             static final Settings DEFAULT =
@@ -327,7 +280,6 @@ public final class Chat implements AutoCloseable {
         /// is open, then a close code (§7.4). The message goes to the peer, the log and the trace.
         static final class Refusal extends IOException {
             final int code;
-
             Refusal(int code, String message) { super(message); this.code = code; }
         }
 
@@ -342,13 +294,12 @@ public final class Chat implements AutoCloseable {
             static final String TOKEN = "[!#$%&'*+.^_`|~0-9A-Za-z-]+";
             static final Pattern REQUEST = Pattern.compile(
                     "(" + TOKEN + ") (?:https?://[^/?#\\s]+)?(/[!-~&&[^#]]*) HTTP/1\\.[1-9]");
-            static final Pattern KEY = Pattern.compile("[A-Za-z0-9+/]{22}==");
             static final Pattern HEADER = Pattern.compile("(" + TOKEN + "):([\t -~\\x80-\\xff]*)");
             static final Pattern HOST = Pattern.compile(
                     "(\\[[0-9A-Fa-f:.]{2,45}]|[0-9A-Za-z._-]{1,253})(?::\\d{1,5})?");
             static final Map<Integer, String> STATUS = Map.of(400, "Bad Request", 403, "Forbidden",
-                    404, "Not Found", 405, "Method Not Allowed\r\nAllow: GET", 426,
-                    "Upgrade Required\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13",   // §4.4
+                    404, "Not Found", 405, "Method Not Allowed\r\nAllow: GET", 426, "Upgrade "
+                    + "Required\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13",     // §4.4
                     431, "Request Header Fields Too Large", 500, "Internal Server Error",
                     503, "Service Unavailable");
 
@@ -370,25 +321,23 @@ public final class Chat implements AutoCloseable {
                     rule(header.matches(), 400, "a header is not NAME: VALUE (§4.2.1)");
                     headers.merge(header.group(1), header.group(2).strip(), (a, b) -> a + "," + b);
                 }
-                return new Handshake(request.group(1), request.group(2), headers);
+                return new Handshake(request.group(1), request.group(2), headers).check();
             }
 
             /// The conditions of §4.2.1, in the order that gives the most helpful answer.
-            void check() throws Refusal {
+            private Handshake check() throws Refusal {
                 String version = header("Sec-WebSocket-Version");
-                boolean body = headers.containsKey("Content-Length");
+                boolean key = header("Sec-WebSocket-Key").matches("[A-Za-z0-9+/]{22}==");
                 rule(method.equals("GET"), 405, "a WebSocket begins with GET (§4.2.1)");
                 rule(host() != null, 400, "one valid Host is needed (§4.2.1)");
-                rule(list("Upgrade").stream().anyMatch("websocket"::equalsIgnoreCase), 426,
-                        "this port is for WebSockets only (§4.2.1)");
-                rule(!body && !headers.containsKey("Transfer-Encoding"), 400,
-                        "a GET has no body (§4.2.1)");
-                rule(list("Connection").stream().anyMatch("upgrade"::equalsIgnoreCase), 400,
-                        "Connection: Upgrade is missing (§4.2.1)");
-                rule(KEY.matcher(header("Sec-WebSocket-Key")).matches(), 400,
-                        "one key of 16 bytes is needed (§4.2.1)");
+                rule(has("Upgrade", "websocket"), 426, "this port is for WebSockets only (§4.2.1)");
+                rule(Stream.of("Content-Length", "Transfer-Encoding")
+                        .noneMatch(headers::containsKey), 400, "a GET has no body (§4.2.1)");
+                rule(has("Connection", "upgrade"), 400, "Connection: Upgrade is missing (§4.2.1)");
+                rule(key, 400, "one key of 16 bytes is needed (§4.2.1)");
                 rule(version.matches("[^,]+"), 400, "one version is needed (§4.2.1)");
                 rule(version.equals("13"), 426, "the only version is 13 (§4.4)");
+                return this;
             }
 
             String header(String name) { return headers.getOrDefault(name, ""); }
@@ -399,12 +348,14 @@ public final class Chat implements AutoCloseable {
                         .filter(element -> !element.isEmpty()).toList();
             }
 
-            /// The path, still percent-encoded, without the query.
-            String path() { return target.split("\\?", 2)[0]; }
+            private boolean has(String name, String element) {
+                return list(name).stream().anyMatch(element::equalsIgnoreCase);
+            }
 
-            /// The name by which the client calls this server, without the port; null for none.
+            String path() { return target.split("\\?", 2)[0]; }        // still percent-encoded
             String host() { return hostName(header("Host")); }
 
+            /// The name by which a client calls this server, without the port; null for none.
             static String hostName(String hostAndPort) {
                 Matcher host = HOST.matcher(hostAndPort);
                 return host.matches() ? host.group(1).toLowerCase(Locale.ROOT) : null;
@@ -417,18 +368,14 @@ public final class Chat implements AutoCloseable {
                 return offers.stream().filter(known::contains).findFirst().orElse(null);
             }
 
-            /// §4.2.2: shows that the request was understood; it is no secret (§10.8).
-            static String acceptKey(String key) throws NoSuchAlgorithmException {
-                var sha = MessageDigest.getInstance("SHA-1");
-                byte[] text = (key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11").getBytes(US_ASCII);
-                return Base64.getEncoder().encodeToString(sha.digest(text));
-            }
-
-            /// §4.2.2: the answer after which the connection is a WebSocket.
+            /// §4.2.2: the answer after which the connection is a WebSocket. The accept value shows
+            /// that the request was understood; it is no secret (§10.8).
             String accept(String protocol, String extensions) throws NoSuchAlgorithmException {
+                String text = header("Sec-WebSocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+                byte[] sha = MessageDigest.getInstance("SHA-1").digest(text.getBytes(US_ASCII));
                 return "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
                         + "Connection: Upgrade\r\nSec-WebSocket-Accept: "
-                        + acceptKey(header("Sec-WebSocket-Key"))
+                        + Base64.getEncoder().encodeToString(sha)
                         + (protocol == null ? "" : "\r\nSec-WebSocket-Protocol: " + protocol)
                         + (extensions == null ? "" : "\r\nSec-WebSocket-Extensions: " + extensions)
                         + "\r\n\r\n";
@@ -437,9 +384,9 @@ public final class Chat implements AutoCloseable {
             /// The answer that leaves it with HTTP. It repeats nothing that the client has sent.
             static String refuse(int status, String body) {
                 return "HTTP/1.1 " + status + " " + STATUS.get(status) + "\r\nConnection: close"
-                        + (status == 426 ? ", Upgrade" : "")
-                        + "\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: "
-                        + body.getBytes(UTF_8).length + "\r\n\r\n" + body;
+                        + (status == 426 ? ", Upgrade" : "") + "\r\nContent-Type: text/plain; "
+                        + "charset=utf-8\r\nContent-Length: " + body.getBytes(UTF_8).length
+                        + "\r\n\r\n" + body;
             }
         }
 
@@ -461,8 +408,6 @@ public final class Chat implements AutoCloseable {
             static final int FIN = 0x80, MASK = 0x80, RSV1 = 4, TWO_MORE = 126, EIGHT_MORE = 127;
 
             /// Reads a header and checks, as early as possible, all that it alone can break.
-            /// @param deflate whether RSV1 has a meaning
-            /// @param client  whether it comes from a client, which must mask
             static Header read(DataInputStream in, boolean deflate, boolean client)
                     throws IOException {
                 int first = in.readUnsignedByte(), second = in.readUnsignedByte();
@@ -478,11 +423,11 @@ public final class Chat implements AutoCloseable {
                 long length = form == TWO_MORE ? in.readUnsignedShort()
                         : form == EIGHT_MORE ? in.readLong() : form;
                 rule(length >= 0, 1002, "the highest bit of a length is 0 (§5.2)");
-                rule(form == formFor(length), 1002, "a length has its shortest form (§5.2)");
+                rule(form == form(length), 1002, "a length has its shortest form (§5.2)");
                 return new Header(fin, rsv, opcode, masked, masked ? in.readInt() : 0, length);
             }
 
-            private static int formFor(long length) {
+            private static int form(long length) {
                 return length < TWO_MORE ? (int) length : length < 1 << 16 ? TWO_MORE : EIGHT_MORE;
             }
 
@@ -492,48 +437,34 @@ public final class Chat implements AutoCloseable {
             }
 
             byte[] encode(byte[] payload) {
-                int form = formFor(length), size = form < TWO_MORE ? 2 : form == TWO_MORE ? 4 : 10;
+                int form = form(length), size = form < TWO_MORE ? 2 : form == TWO_MORE ? 4 : 10;
                 var wire = ByteBuffer.allocate(size + (masked ? 4 : 0) + payload.length);
                 wire.put((byte) ((fin ? FIN : 0) | rsv << 4 | opcode));
-                wire.put((byte) (form | (masked ? MASK : 0)));
+                wire.put((byte) ((masked ? MASK : 0) | form));
                 if (form == TWO_MORE) wire.putShort((short) length);
                 if (form == EIGHT_MORE) wire.putLong(length);
                 if (masked) wire.putInt(key);
                 int start = wire.position();
-                mask(key, 0, wire.put(payload).array(), start, payload.length);
+                mask(key, 0, wire.put(payload).array(), start, wire.position());
                 return wire.array();
             }
 
-            private static final VarHandle LONG =
-                    MethodHandles.byteArrayViewVarHandle(long[].class, ByteOrder.BIG_ENDIAN);
-
-            /// §5.3: byte i of a payload XOR byte i mod 4 of the key. Doing it twice undoes it.
-            /// @param done bytes of this payload that came before
+            /// §5.3: byte i of a payload XOR byte i mod 4 of the key; `done` bytes came before.
             /// @return whether the result is ASCII, and so UTF-8 without a further look
-            static boolean mask(int key, int done, byte[] bytes, int from, int count) {
-                int turned = Integer.rotateLeft(key, 8 * done), i = from, end = from + count;
+            static boolean mask(int key, int done, byte[] bytes, int from, int to) {
+                int turned = Integer.rotateLeft(key, 8 * done), i = from;
                 long twice = (long) turned << 32 | turned & 0xffffffffL, all = 0;
-                for (; i + 8 <= end; i += 8) {
-                    long eight = (long) LONG.get(bytes, i) ^ twice;
-                    LONG.set(bytes, i, eight);
-                    all |= eight;
-                }
-                for (; i < end; i++) all |= bytes[i] ^= (byte) (turned >>> 24 - 8 * (i - from & 3));
+                var eights = ByteBuffer.wrap(bytes);
+                for (; i + 8 <= to; i += 8)
+                    all |= eights.putLong(i, eights.getLong(i) ^ twice).getLong(i);
+                for (; i < to; i++) all |= bytes[i] ^= (byte) (turned >>> 24 - 8 * (i - from & 3));
                 return (all & 0x8080808080808080L) == 0;
             }
         }
 
         /// §7.4: whether a Close frame may carry this code.
         static boolean isLegal(int code) {
-            return code >= 1000 && code < 1004 || code > 1006 && code < 1015
-                    || code > 2999 && code < 5000;
-        }
-
-        /// A Close's payload; the reason is cut between two characters to fit in 125 bytes (§5.5).
-        private static byte[] closing(int code, String reason) {
-            var payload = ByteBuffer.allocate(125).putShort((short) code);
-            UTF_8.newEncoder().encode(CharBuffer.wrap(reason), payload, true);
-            return Arrays.copyOf(payload.array(), payload.position());
+            return String.valueOf(code).matches("100[0-37-9]|101[0-4]|[34]\\d{3}");
         }
 
         // ---- Messages (§5.6) ------------------------------------------------------------------
@@ -545,122 +476,103 @@ public final class Chat implements AutoCloseable {
             static Message text(String text) { return new Message(true, text.getBytes(UTF_8)); }
             String text() { return new String(payload, UTF_8); }
 
-            private byte[] frame(boolean deflate) {
+            private synchronized byte[] frame(boolean deflate) {
                 int opcode = isText ? TEXT : BINARY;
                 int which = deflate && payload.length >= DEFLATE_FROM ? 1 : 0;
-                synchronized (frames) {
-                    if (frames[0] == null) frames[0] = Header.encode(opcode, 0, payload);
-                    if (frames[which] == null)
-                        frames[1] = Header.encode(opcode, Header.RSV1, Deflate.deflate(payload));
-                    return frames[which].length < frames[0].length ? frames[which] : frames[0];
-                }
+                if (frames[0] == null) frames[0] = Header.encode(opcode, 0, payload);
+                if (frames[which] == null)
+                    frames[1] = Header.encode(opcode, Header.RSV1, deflate(payload));
+                return frames[which].length < frames[0].length ? frames[which] : frames[0];
             }
         }
 
-        /// §8.1: checks UTF-8 from `from` on.
-        /// @param whole whether that is all; otherwise the last character may still be incomplete
-        /// @return where the first character begins that is incomplete
+        /// §8.1: checks UTF-8, and returns where the first character begins that is incomplete.
+        /// @param whole whether that is all, so that none may be incomplete
         static int checkText(byte[] bytes, int from, int to, boolean whole) throws Refusal {
             var rest = ByteBuffer.wrap(bytes, from, to - from);
-            var scratch = CharBuffer.allocate(Math.min(to - from + 1, 4096));
-            CharsetDecoder decoder = UTF_8.newDecoder();
-            CoderResult result;
-            do result = decoder.decode(rest, scratch.clear(), whole); while (result.isOverflow());
+            var result = UTF_8.newDecoder().decode(rest, CharBuffer.allocate(to - from), whole);
             // ed a0 to ed bf become a surrogate; the decoder notices only at the next byte
-            boolean surrogate = rest.remaining() == 2 && bytes[to - 2] == (byte) 0xed
-                    && bytes[to - 1] >= (byte) 0xa0;
+            boolean surrogate = rest.remaining() == 2 && (rest.getShort(to - 2) & 0xffe0) == 0xeda0;
             rule(!result.isError() && !surrogate, 1007, "text must be UTF-8 (§8.1)");
             return rest.position();
         }
 
-        /// permessage-deflate (RFC 7692). Nothing is remembered from one message to the next, so an
-        /// idle connection needs no window, and one compressed message serves everybody.
-        private static final class Deflate {
-            static final Pattern PART = Pattern.compile("\\s*T(\\s*=\\s*(T|\"[!-~&&[^\"]]+\"))?\\s*"
-                    .replace("T", Handshake.TOKEN));
-            /// §7.1.2: java.util.zip can't promise a window of less than 15 bits. The client's may
-            /// have any size, reading copes with all of them.
-            static final Pattern LEGAL = Pattern.compile("(client|server)_no_context_takeover"
-                    + "|server_max_window_bits=15|client_max_window_bits(=([89]|1[0-5]))?");
-            static final byte[] TAIL = {0, 0, (byte) 0xff, (byte) 0xff};
+        // ---- Compression: permessage-deflate (RFC 7692) ----------------------------------------
+        // Nothing is remembered from one message to the next: an idle connection needs no window,
+        // and one compressed message serves everybody.
 
-            /// §7.1: the answer to the first offer that can be kept, or null for no compression.
-            static String agree(List<String> offers) throws Refusal {
-                String answer = null;
-                for (String offer : offers) {
-                    var given = List.of(offer.replaceAll("[\\s\"\\\\]", "").split(";"));
-                    rule(Stream.of(offer.split(";", -1)).allMatch(PART.asMatchPredicate())
-                            && !given.get(0).contains("="), 400, "no list of extensions (§9.1)");
-                    long names = given.stream().map(each -> each.split("=")[0]).distinct().count();
-                    if (answer == null && given.get(0).equals("permessage-deflate")
-                            && given.stream().skip(1).allMatch(LEGAL.asMatchPredicate())
-                            && names == given.size())
-                        answer = "permessage-deflate; server_no_context_takeover; "
-                                + "client_no_context_takeover"
-                                + (given.contains("server_max_window_bits=15")
-                                ? "; server_max_window_bits=15" : "");
+        static final Pattern OFFER = Pattern.compile(           // *+ never goes back, so never deep
+                "T(\\s*;\\s*T(\\s*=\\s*(T|\"[!-~&&[^\"]]+\"))?)*+".replace("T", Handshake.TOKEN));
+        /// §7.1.2: java.util.zip can't promise a window of less than 15 bits, but reads all sizes.
+        static final Pattern KEPT = Pattern.compile("permessage-deflate(;server_max_window_bits=15"
+                + "|;client_max_window_bits(=([89]|1[0-5]))?"
+                + "|;(client|server)_no_context_takeover)*+");
+
+        /// §7.1: the answer to the first offer that can be kept, or null for no compression.
+        static String agree(List<String> offers) throws Refusal {
+            for (String offer : offers)
+                rule(OFFER.matcher(offer).matches(), 400, "no list of extensions (§9.1)");
+            for (String offer : offers) {
+                String plain = offer.replaceAll("[\\s\"\\\\]", "");
+                var names = Stream.of(plain.split(";")).map(part -> part.split("=")[0]);
+                if (KEPT.matcher(plain).matches() && names.allMatch(new HashSet<>()::add))
+                    return "permessage-deflate; server_no_context_takeover; "
+                            + "client_no_context_takeover"
+                            + (plain.contains("server_max") ? "; server_max_window_bits=15" : "");
+            }
+            return null;
+        }
+
+        /// §7.2.1: deflate, flush, drop the four bytes with which a flush ends.
+        static byte[] deflate(byte[] message) {
+            var deflater = new Deflater(Deflater.BEST_SPEED, true);
+            byte[] out = new byte[message.length + message.length / 256 + 64];      // is enough
+            deflater.setInput(message);
+            int size = deflater.deflate(out, 0, out.length, Deflater.SYNC_FLUSH);
+            deflater.end();
+            return Arrays.copyOf(out, size - 4);
+        }
+
+        /// §7.2.2: put the four bytes back and inflate, but not one byte beyond `limit`.
+        static byte[] inflate(byte[] message, int limit) throws Refusal {
+            rule(message.length > 0, 1002, "compressed data is never empty (RFC 7692 §7.2.1)");
+            byte[] input = Arrays.copyOf(message, message.length + 4), chunk = new byte[8192];
+            Arrays.fill(input, message.length + 2, input.length, (byte) 0xff);      // 00 00 ff ff
+            var inflater = new Inflater(true);
+            var out = new ByteArrayOutputStream(2 * input.length);
+            try {
+                for (int rest = input.length; rest > 0; rest = inflater.getRemaining()) {
+                    inflater.reset();               // after a block with BFINAL: §7.2.3.4
+                    inflater.setInput(input, input.length - rest, rest);
+                    for (int got; (got = inflater.inflate(chunk)) > 0; out.write(chunk, 0, got))
+                        rule(out.size() + got <= limit, 1009, "inflated, it is too long");
                 }
-                return answer;
-            }
-
-            /// §7.2.1: deflate, flush, drop the four bytes with which a flush ends.
-            static byte[] deflate(byte[] message) {
-                var deflater = new Deflater(Deflater.BEST_SPEED, true);
-                byte[] out = new byte[message.length + message.length / 256 + 64];      // is enough
-                deflater.setInput(message);
-                int size = deflater.deflate(out, 0, out.length, Deflater.SYNC_FLUSH);
-                deflater.end();
-                return Arrays.copyOf(out, size - TAIL.length);
-            }
-
-            /// §7.2.2: put the four bytes back and inflate, but not one byte beyond `limit`.
-            static byte[] inflate(byte[] message, int limit) throws Refusal {
-                rule(message.length > 0, 1002, "compressed data is never empty (RFC 7692 §7.2.1)");
-                byte[] input = Arrays.copyOf(message, message.length + 4), chunk = new byte[8192];
-                System.arraycopy(TAIL, 0, input, message.length, TAIL.length);
-                var inflater = new Inflater(true);
-                var out = new ByteArrayOutputStream(2 * input.length);
-                try {
-                    for (int rest = input.length; rest > 0; rest = inflater.getRemaining()) {
-                        inflater.reset();               // after a block with BFINAL: §7.2.3.4
-                        inflater.setInput(input, input.length - rest, rest);
-                        for (int got; (got = inflater.inflate(chunk)) > 0; out.write(chunk, 0, got))
-                            rule(out.size() + got <= limit, 1009, "inflated, it is too long");
-                    }
-                    return out.toByteArray();
-                } catch (DataFormatException broken) {
-                    throw new Refusal(1007, "this is not DEFLATE (RFC 7692 §7.2.2)");
-                } finally {
-                    inflater.end();
-                }
-            }
+                return out.toByteArray();
+            } catch (DataFormatException broken) {
+                throw new Refusal(1007, "this is not DEFLATE (RFC 7692 §7.2.2)");
+            } finally { inflater.end(); }
         }
 
         // ---- Bytes out ------------------------------------------------------------------------
 
-        /// Frames on their way to one socket. Adding never waits: a virtual thread writes, which
-        /// lives only while there is something to write, and writes all that has piled up at once.
-        /// A peer for whom too much piles up is cut off: to wait would hold up others, to leave a
-        /// message out would be a lie.
-        private final class Outbox implements Runnable {
+        /// Frames on their way to one socket. Adding never waits: a virtual thread writes all that
+        /// has piled up, and ends. A peer for whom too much piles up is cut off: to wait would hold
+        /// up others, to leave a message out would be a lie.
+        private final class Outbox {
             private List<byte[]> waiting;
-            private volatile boolean writing, ended;
-            private volatile long unwritten, progress;  // bytes; since when it writes, in ns
             private long batch;                         // bytes that are being written
+            private volatile long unwritten, progress;  // bytes; since when it writes, in ns
             private volatile Thread sleeper;
 
-            /// @param last whether nothing may follow, because it is a Close (§5.5.1)
             /// @param here whether the connection's own thread may write it and wait for the peer
-            /// @return whether it will be sent
-            boolean add(byte[] frame, boolean last, boolean here) {
+            boolean add(byte[] frame, boolean here) {
                 boolean full, idle;
                 synchronized (this) {
-                    if (ended) return false;
-                    idle = !writing;
+                    if (state != State.OPEN) return false;
+                    idle = unwritten == 0;
                     if (idle) progress = System.nanoTime();
                     full = unwritten > settings.maxQueue;
-                    ended = last || full;
-                    writing = true;
+                    if (full || (frame[0] & 0x0f) == CLOSE) state = State.CLOSING;      // §5.5.1
                     unwritten += frame.length;
                     if (waiting == null) waiting = new ArrayList<>(4);
                     waiting.add(frame);
@@ -669,42 +581,36 @@ public final class Chat implements AutoCloseable {
                 // The connection's own thread writes for itself, unless more input is waiting: what
                 // answers all of that makes better use of one system call.
                 else if (idle && here && Thread.currentThread() == owner && !inputWaits()) run();
-                else if (idle) Thread.startVirtualThread(this);
+                else if (idle) Thread.startVirtualThread(this::run);
                 return !full;
             }
 
-            /// Writes until nothing is left.
-            @Override
-            public void run() {
+            private void run() {
                 try {
                     for (List<byte[]> frames; (frames = take()) != null; ) {
-                        var stream = frames.size() == 1 ? out
-                                : new BufferedOutputStream(out, (int) Math.min(batch, BATCH));
+                        var stream = frames.size() == 1 ? out   // one system call for all
+                                : new BufferedOutputStream(out, (int) Math.min(batch, 1 << 16));
                         for (byte[] frame : frames) {
-                            if (settings.trace != null) traceSent(frame);
+                            trace("out", () -> explain(frame));
                             stream.write(frame);
                         }
                         stream.flush();
                     }
-                } catch (IOException lost) {
-                    cutOff(null);
-                }
+                } catch (IOException lost) { cutOff(null); }
             }
 
             /// @return what was added since it was last asked, for that is written now; else null
             private synchronized List<byte[]> take() {
-                unwritten -= batch;
-                batch = unwritten;
+                batch = unwritten -= batch;
                 progress = System.nanoTime();
                 LockSupport.unpark(sleeper);
                 List<byte[]> frames = waiting;
                 waiting = null;
-                writing = frames != null;
                 return frames;
             }
 
             synchronized void giveUp() {
-                ended = true;
+                if (state != State.CLOSED) state = State.CLOSING;
                 unwritten = batch = 0;
                 waiting = null;
                 LockSupport.unpark(sleeper);
@@ -731,33 +637,33 @@ public final class Chat implements AutoCloseable {
         }
 
         /// A title, then a row for each field of a frame: its bytes, its name and what it means.
-        /// @param fragment which one of its message it is
-        /// @param deflated what has come of its message, if that is compressed, else null
-        static String explain(Header header, byte[] payload, int fragment, byte[] deflated) {
+        private String explain(Header header, byte[] payload, byte[] inflated) {
             byte[] wire = header.encode(payload);
-            int start = wire.length - payload.length, key = start - (header.masked ? 4 : 0);
-            String name = OPCODES.get(header.opcode), s = header.length == 1 ? "" : "s";
-            String bits = Integer.toBinaryString(wire[0] & 0xff | 0x100);   // 1, then the byte
-            String role = switch (header.opcode) {
+            int opcode = header.opcode, start = wire.length - payload.length;
+            int key = header.masked ? start - 4 : start, more = key - 2;
+            String name = OPCODES.get(opcode), role = switch (opcode) {
                 case CLOSE -> " (§5.5.1)";
                 case PING -> ", wants a PONG (§5.5.2)";
                 case PONG -> " (§5.5.3)";
-                default -> !header.fin ? ", fragment " + fragment + ", more to come (§5.4)"
-                        : fragment == 1 ? ", a whole message (§5.6)"
-                        : ", the last of " + fragment + " fragments (§5.4)";
+                default -> !header.fin ? ", fragment " + fragments + ", more to come (§5.4)"
+                        : fragments == 1 ? ", a whole message (§5.6)"
+                        : ", the last of " + fragments + " fragments (§5.4)";
             };
-            String text = name + " frame, " + header.length + " byte" + s
-                    + row(wire, 0, 1, "FIN=" + bits.charAt(1) + " RSV=" + bits.substring(2, 5)
-                    + " opcode=" + header.opcode, name + role)
+            String text = name + " frame, " + header.length
+                    + (header.length == 1 ? " byte" : " bytes")
+                    + row(wire, 0, 1, "FIN=%d RSV=%d00 opcode=%d".formatted(header.fin ? 1 : 0,
+                    header.rsv / 4, opcode), name + role)
                     + row(wire, 1, 2, "MASK=" + (start - key) / 4 + " length=" + (wire[1] & 127),
-                    key == 2 ? "the length itself (§5.2)" : "so " + (key - 2)
-                    + " more bytes (§5.2)");
-            if (key > 2) text += row(wire, 2, key, "length=" + header.length, "(§5.2)");
+                    more == 0 ? "the length itself (§5.2)" : "so " + more + " more bytes (§5.2)");
+            if (more > 0) text += row(wire, 2, key, "length=" + header.length, "(§5.2)");
             if (header.masked) text += row(wire, key, start, "masking key", "always new (§5.3)")
                     + row(wire, start, wire.length, "payload, masked", "");
-            text += row(payload, 0, payload.length, "payload", deflated != null
-                    ? "compressed (RFC 7692 §7.2)" : meaning(header.opcode, payload));
-            return text + (deflated != null && header.fin ? inflated(deflated) : "");
+            text += row(payload, 0, payload.length, "payload", compressed && opcode < CLOSE
+                    ? "compressed (RFC 7692 §7.2)" : meaning(opcode, payload));
+            if (inflated == null) return text;
+            int size = inflated.length;
+            return text + row(inflated, 0, size, "inflated to " + size,
+                    "saves " + (size - gathered) + ": " + meaning(TEXT, inflated));
         }
 
         /// Up to eight bytes, of more the first four and the last three; their name and meaning.
@@ -776,16 +682,6 @@ public final class Chat implements AutoCloseable {
                     + (text.contains("\ufffd") ? "" : '"' + elide(printable(text), 36) + '"');
         }
 
-        private static String inflated(byte[] deflated) {
-            try {
-                byte[] whole = Deflate.inflate(deflated, 1 << 24);
-                return row(whole, 0, whole.length, "inflated to " + whole.length, "saves "
-                        + (whole.length - deflated.length) + ": " + meaning(TEXT, whole));
-            } catch (Refusal broken) {
-                return "\n    " + broken.getMessage();
-            }
-        }
-
         /// Explains frames of either direction, until one of them breaks a rule.
         static String explain(byte[] frames) {
             var text = new StringJoiner("\n");
@@ -794,8 +690,8 @@ public final class Chat implements AutoCloseable {
                 text.add(traced.replaceFirst("\\S+ +\\S+ +(in +)?", ""));   // time, connection
             }, line -> { }));
             webSocket.in = new DataInputStream(new ByteArrayInputStream(frames));
-            webSocket.deflate = webSocket.upgraded = webSocket.eitherSide = true;
-            webSocket.outbox.ended = true;              // so it reads to the end, and says nothing
+            webSocket.deflating = true;
+            webSocket.state = State.CLOSING;            // so it reads to the end, and says nothing
             try { webSocket.receive(); } catch (Refusal explained) { }
             return text.toString();
         }
@@ -827,22 +723,22 @@ public final class Chat implements AutoCloseable {
         private static final AtomicLong COUNT = new AtomicLong();
         private static final Set<WebSocket> LIVE = ConcurrentHashMap.newKeySet();
         static { Thread.startVirtualThread(WebSocket::watch); }
-        private final long number = COUNT.incrementAndGet();
-        private final Socket socket;
+        private final Socket socket;                    // null: there are only bytes to explain
         private final Settings settings;
-        private final Outbox outbox = new Outbox();
+        private final Outbox outbox = new Outbox();     // also the lock of state
         private Socket stream;
         private DataInputStream in;
         private OutputStream out;
         private Thread owner;
+        private long number;
         private String path, protocol, closeReason = "";
         private int closeCode = 1006;
-        private boolean deflate, eitherSide, pinged;
-        private volatile boolean upgraded, over;
+        private boolean deflating, pinged;
+        private volatile State state = State.CONNECTING;
         private volatile long heard = System.nanoTime(), deadline = heard + seconds(HANDSHAKE_TIME);
-        // Of a message whose end has not come: its opcode (-1: there is none), whether it is
-        // compressed, its bytes, how many of these are checked, the number of fragments.
-        private int opcode = -1, gathered, checked, fragments;
+        // Of a message whose end has not come: the number of its fragments (0: there is none), its
+        // opcode, its bytes, how many of them there are, and are checked.
+        private int fragments, opcode, gathered, checked;
         private boolean compressed;
         private byte[] message = {};
 
@@ -855,9 +751,8 @@ public final class Chat implements AutoCloseable {
         /// connect: they would act in the name of whoever looks at them (§10.2).
         static void serve(Socket socket, Handler handler) {
             new WebSocket(socket, Settings.DEFAULT).serve(handshake -> {
-                String own = "https?://\\Q" + handshake.host() + "\\E(:\\d+)?";
-                boolean browser = handshake.headers.containsKey("Origin");
-                rule(!browser || handshake.header("Origin").matches(own), 403,
+                String origin = handshake.headers.get("Origin"), host = handshake.host();
+                rule(origin == null || origin.matches("https?://\\Q" + host + "\\E(:\\d+)?"), 403,
                         "a page of another host (§10.2)");
                 return List.of();
             }, handler);
@@ -865,6 +760,7 @@ public final class Chat implements AutoCloseable {
 
         void serve(Welcome welcome, Handler handler) {
             owner = Thread.currentThread();
+            number = COUNT.incrementAndGet();
             try {
                 LIVE.add(this);
                 open(welcome);
@@ -875,8 +771,8 @@ public final class Chat implements AutoCloseable {
                 fail(refusal, "");
             } catch (Throwable bug) {
                 if (!(bug instanceof EOFException)) log("" + bug);
-                int code = upgraded ? 1011 : 500;
-                if (upgraded || !(bug instanceof IOException))
+                int code = state == State.CONNECTING ? 500 : 1011;
+                if (state == State.OPEN || !(bug instanceof IOException))
                     fail(new Refusal(code, "the server has a problem (§7.4.1)"), "");
             } finally {
                 hangUp();
@@ -897,14 +793,13 @@ public final class Chat implements AutoCloseable {
             } finally {
                 trace("in", () -> "the opening handshake (§4.1)" + indented("" + text));
             }
-            handshake.check();
             path = handshake.path();
             protocol = handshake.choose(welcome.of(handshake));
-            String extensions = Deflate.agree(handshake.list("Sec-WebSocket-Extensions"));
-            deflate = settings.deflate && extensions != null;
+            String extensions = agree(handshake.list("Sec-WebSocket-Extensions"));
+            deflating = settings.deflate && extensions != null;
             synchronized (outbox) {                     // close() must not come in between
-                answer(handshake.accept(protocol, deflate ? extensions : null));
-                upgraded = true;
+                answer(handshake.accept(protocol, deflating ? extensions : null));
+                state = State.OPEN;
             }
         }
 
@@ -916,60 +811,58 @@ public final class Chat implements AutoCloseable {
 
         /// Waits for the next message, and answers pings and a Close meanwhile.
         /// @return null when the connection has ended: closeCode() tells how
-        /// @throws Refusal the peer broke a rule, and has been told
         Message receive() throws Refusal {
             Header header = null;
             try {
-                for (; !over; header = null) {
+                for (; state != State.CLOSED; header = null) {
                     outbox.await(settings.maxQueue / 2);
                     in.mark(10);                        // to show a header that is refused
-                    header = Header.read(in, deflate, !eitherSide);
+                    header = Header.read(in, deflating, socket != null);
                     heard = System.nanoTime();
-                    Message whole = header.opcode < CLOSE ? data(header) : control(header);
-                    if (whole != null && !outbox.ended) return whole;   // after our Close: §1.4
+                    if (header.opcode >= CLOSE) control(header);
+                    else if (data(header) instanceof Message whole && state == State.OPEN)
+                        return whole;                   // but after our Close nothing counts: §1.4
                 }
             } catch (Refusal refusal) {
                 fail(refusal, header == null ? culprit("the culprit") : "");
                 throw refusal;
             } catch (IOException lost) {
-                over = true;                            // §7.1.5: closeCode() stays 1006
                 trace("", () -> "the end, without a Close (§7.1.5)" + culprit("unfinished"));
+                end(1000, "");                          // he may still listen; closeCode() is 1006
+                closed();
             }
             return null;
         }
 
-        private Message control(Header header) throws IOException {
-            byte[] payload = new byte[(int) header.length];
+        private void control(Header header) throws IOException {
+            int length = (int) header.length;
+            byte[] payload = new byte[length];
             in.readFully(payload);
-            Header.mask(header.key, 0, payload, 0, payload.length);
-            trace("in", () -> explain(header, payload, 1, null));
-            if (header.opcode == CLOSE) closed(payload);
+            Header.mask(header.key, 0, payload, 0, length);
+            trace("in", () -> explain(header, payload, null));
             if (header.opcode == PING) {                // §5.5.2; a pong needs no answer (§5.5.3)
                 outbox.await(PONG_BACKLOG);
-                outbox.add(Header.encode(PONG, 0, payload), false, true);
+                outbox.add(Header.encode(PONG, 0, payload), true);
             }
-            return null;
-        }
-
-        /// §5.5.1: a Close is answered with one of the same code; then TCP is closed.
-        private void closed(byte[] payload) throws Refusal {
-            int length = payload.length;
+            if (header.opcode != CLOSE) return;
+            // §5.5.1: a Close is answered with one of the same code; then TCP is closed
             rule(length != 1, 1002, "a Close has a code of two bytes or none (§5.5.1)");
             int code = length == 0 ? 1005 : ByteBuffer.wrap(payload).getChar();
             rule(length == 0 || isLegal(code), 1002, "a Close can't have this code (§7.4)");
             if (length > 2) checkText(payload, 2, length, true);
             closeCode = code;
             closeReason = length == 0 ? "" : new String(payload, 2, length - 2, UTF_8);
-            over = true;
-            end(Arrays.copyOf(payload, Math.min(2, length)));
+            end(code, "");
+            closed();
         }
 
         private Message data(Header header) throws IOException {
             boolean first = header.opcode != CONTINUATION;
             int start = gathered;
+            byte[] whole = null;
             try {
-                rule(first || opcode >= 0, 1002, "there is no message to continue (§5.4)");
-                rule(!first || opcode < 0, 1002, "the message before has not ended (§5.4)");
+                rule(first || fragments > 0, 1002, "there is no message to continue (§5.4)");
+                rule(!first || fragments == 0, 1002, "the message before has not ended (§5.4)");
                 if (first) opcode = header.opcode;
                 if (first) compressed = header.rsv != 0;
                 fragments++;
@@ -978,11 +871,16 @@ public final class Chat implements AutoCloseable {
                 rule(header.length <= most - gathered, 1009, "too long (§10.4)");
                 rule(header.length > 0 || fragments <= MAX_FRAGMENTS, 1008, "too many (§10.4)");
                 read(header.key, (int) header.length);
+                if (header.fin) whole = whole();
             } finally {
+                byte[] inflated = compressed ? whole : null;
                 trace("in", () -> explain(header, Arrays.copyOfRange(message, start, gathered),
-                        fragments, compressed ? Arrays.copyOf(message, gathered) : null));
+                        inflated));
             }
-            return header.fin ? finish() : null;
+            if (whole == null) return null;
+            message = new byte[0];
+            gathered = checked = fragments = 0;
+            return new Message(opcode == TEXT, whole);
         }
 
         /// Reads a payload and checks text while it comes. No length is trusted: the array grows
@@ -991,64 +889,54 @@ public final class Chat implements AutoCloseable {
             for (int done = 0, got; done < length; done += got) {
                 int from = gathered, rest = length - done;
                 if (from == message.length)
-                    message = Arrays.copyOf(message, from + Math.min(rest, Math.max(from, FIRST)));
+                    message = Arrays.copyOf(message, from + Math.min(rest, Math.max(from, 4096)));
                 got = in.read(message, from, Math.min(rest, message.length - from));
                 if (got < 0) throw new EOFException();
                 heard = System.nanoTime();
                 gathered += got;
-                boolean ascii = Header.mask(key, done, message, from, got);
+                boolean ascii = Header.mask(key, done, message, from, gathered);
                 if (opcode == TEXT && !compressed) checked = ascii && checked == from ? gathered
                         : checkText(message, checked, gathered, false);
             }
         }
 
-        private Message finish() throws Refusal {
-            byte[] payload = message;
-            if (gathered < payload.length) payload = Arrays.copyOf(message, gathered);
-            if (compressed) payload = Deflate.inflate(payload, settings.maxMessage);
-            boolean text = opcode == TEXT;
-            if (text && checked < payload.length) checkText(payload, checked, payload.length, true);
-            message = new byte[0];
-            opcode = -1;
-            gathered = checked = fragments = 0;
-            return new Message(text, payload);
+        private byte[] whole() throws Refusal {
+            byte[] all = gathered == message.length ? message : Arrays.copyOf(message, gathered);
+            if (compressed) all = inflate(all, settings.maxMessage);
+            if (opcode == TEXT && checked < all.length) checkText(all, checked, all.length, true);
+            return all;
         }
 
         /// Sends a message, from any thread. Only the connection's own may have to wait for it.
         /// @return false if nothing can be sent any more
-        boolean send(Message message) {
-            return upgraded && outbox.add(message.frame(deflate), false, true);
-        }
+        boolean send(Message message) { return outbox.add(message.frame(deflating), true); }
 
         /// Sends a message, but never waits: for who holds a lock, or speaks to many.
-        boolean post(Message message) {
-            return upgraded && outbox.add(message.frame(deflate), false, false);
-        }
+        boolean post(Message message) { return outbox.add(message.frame(deflating), false); }
 
         /// Asks for a sign of life (§5.5.2).
-        void ping() { outbox.add(Header.encode(PING, 0, new byte[0]), false, true); }
+        void ping() { outbox.add(Header.encode(PING, 0, new byte[0]), true); }
 
         /// Begins to close (§7.1.2); receive() returns null when the peer has answered.
-        /// @param reason of at most 123 bytes in UTF-8, what is more is cut off
-        /// @throws IllegalArgumentException if no Close may carry this code
         void close(int code, String reason) {
             if (!isLegal(code)) throw new IllegalArgumentException("no close code: " + code);
-            synchronized (outbox) {
-                if (!upgraded) cutOff(null);            // §7.2.2: no frame before it is open
-            }
-            end(closing(code, reason));
+            synchronized (outbox) { if (state == State.CONNECTING) cutOff(null); }     // §7.2.2
+            end(code, reason);
         }
 
-        private void end(byte[] payload) {
+        /// Sends a Close, the reason cut between two characters to fit in 125 bytes (§5.5).
+        private void end(int code, String reason) {
+            var payload = ByteBuffer.allocate(125);
+            if (code != 1005) payload.putShort((short) code);       // which means none (§7.1.5)
+            UTF_8.newEncoder().encode(CharBuffer.wrap(reason), payload, true);
+            byte[] whole = Arrays.copyOf(payload.array(), payload.position());
             deadline = System.nanoTime() + seconds(CLOSE_TIME);
-            outbox.add(Header.encode(CLOSE, 0, payload), true, true);
+            outbox.add(Header.encode(CLOSE, 0, whole), true);
         }
 
-        State state() {
-            if (over) return State.CLOSED;
-            return !upgraded ? State.CONNECTING : outbox.ended ? State.CLOSING : State.OPEN;
-        }
+        private void closed() { synchronized (outbox) { state = State.CLOSED; } }
 
+        State state() { return state; }
         String path() { return path; }              // of the request, still percent-encoded
         String protocol() { return protocol; }      // the subprotocol agreed on, or null
         String closeReason() { return closeReason; }
@@ -1058,16 +946,16 @@ public final class Chat implements AutoCloseable {
 
         /// The one place where a failure is answered. Nothing more of the peer is heard (§7.1.7).
         private void fail(Refusal refusal, String culprit) {
-            if (over) return;
-            over = true;
-            deadline = System.nanoTime() + seconds(CLOSE_TIME);
+            if (state == State.CLOSED) return;
             String why = refusal.getMessage();
             log(refusal.code + " " + why);
             trace("", () -> "refused with " + refusal.code + ": " + why + culprit);
+            deadline = System.nanoTime() + seconds(CLOSE_TIME);
             try {
-                if (upgraded) end(closing(refusal.code, why));
+                if (state != State.CONNECTING) end(refusal.code, why);
                 else answer(Handshake.refuse(refusal.code, why + ". " + settings.hint + "\n"));
             } catch (IOException gone) { }
+            closed();
         }
 
         private void log(String what) { settings.log.accept("#" + number + " " + what); }
@@ -1078,13 +966,6 @@ public final class Chat implements AutoCloseable {
             String item = "%s #%-4d %-4s%s".formatted(now(), number, direction, what.get());
             settings.trace.accept(item.lines().map(line -> elide(line, 100))
                     .collect(Collectors.joining("\n")));
-        }
-
-        private void traceSent(byte[] wire) throws IOException {
-            var in = new DataInputStream(new ByteArrayInputStream(wire));
-            Header header = Header.read(in, true, false);
-            byte[] payload = in.readAllBytes();
-            trace("out", () -> explain(header, payload, 1, header.rsv == 0 ? null : payload));
         }
 
         /// For the trace: the lines of an HTTP message.
@@ -1099,9 +980,7 @@ public final class Chat implements AutoCloseable {
                 in.reset();
                 byte[] bytes = in.readNBytes(Math.min(10, in.available()));
                 return bytes.length == 0 ? "" : row(bytes, 0, bytes.length, name, "");
-            } catch (IOException gone) {
-                return "";
-            }
+            } catch (IOException gone) { return ""; }
         }
 
         private boolean inputWaits() {
@@ -1111,7 +990,7 @@ public final class Chat implements AutoCloseable {
         /// §7.1.1: we close our half first and read until the peer has closed his. Closing with
         /// unread input is a reset, and that can overtake the Close frame.
         private void hangUp() {
-            over = true;
+            closed();
             outbox.await(0);
             try (socket) {
                 stream.shutdownOutput();
@@ -1126,22 +1005,18 @@ public final class Chat implements AutoCloseable {
             if (why != null) log(why);
         }
 
-        /// One virtual thread looks after all connections. A deadline in each read would cost more,
-        /// and could not see who never reads.
+        /// One thread looks after all: deadlines in reads cost more, and don't see who never reads.
         private static void watch() {
             for (; ; LockSupport.parkNanos(seconds(1)))
-                for (WebSocket each : LIVE) {
+                for (WebSocket each : LIVE)
                     try {
                         each.look(System.nanoTime());
-                    } catch (Throwable bug) {           // out of memory, say: the others go on
-                        each.cutOff(null);
-                    }
-                }
+                    } catch (Throwable bug) { each.cutOff(null); }     // out of memory, say
         }
 
         private void look(long now) throws IOException {
-            boolean ending = !upgraded || outbox.ended;
-            boolean stuck = outbox.writing && now - outbox.progress > seconds(2 * SILENCE);
+            boolean ending = state != State.OPEN;
+            boolean stuck = outbox.unwritten > 0 && now - outbox.progress > seconds(2 * SILENCE);
             long silence = ending ? 0 : now - heard, late = ending ? now - deadline : -1;
             if (late > seconds(1) || stuck || silence > seconds(2 * SILENCE))
                 cutOff("gave no sign of life");
@@ -1162,13 +1037,13 @@ public final class Chat implements AutoCloseable {
 
         private final URI engine;
         private final String prefix, server = UUID.randomUUID() + "-";
-        private final Map<String, CountDownLatch> topics = new ConcurrentHashMap<>();
+        private final Map<String, CompletableFuture<?>> topics = new ConcurrentHashMap<>();
         private final Map<String, Runnable> unseen = new LinkedHashMap<>();     // also the lock
+        private final AtomicLong count = new AtomicLong();
         private final ReentrantLock asking = new ReentrantLock();
         private volatile Link asker, hearer;
         private volatile boolean carries = true, closed;
-        private final Thread keeper;
-        private long count;
+        private volatile Thread keeper;
 
         abstract void deliver(String topic, String line);           // one after the other
         abstract void reachable(boolean again);
@@ -1179,181 +1054,157 @@ public final class Chat implements AutoCloseable {
         Redis(URI engine) throws IOException {
             this.engine = engine;
             prefix = engine.getPath().replaceFirst("^/?$", "/chat").substring(1) + ":";
-            try {
-                connect();
-            } catch (IOException wrong) {
-                throw new IOException("can't use --redis at " + engine.getHost() + ": " + wrong);
-            }
+            connect();
             Thread.startVirtualThread(this::hear);
-            keeper = Thread.startVirtualThread(() -> {
-                while (!closed) {
-                    LockSupport.parkNanos(REFRESH * 1_000_000L);
-                    refresh();
-                    hearer.send("PING");
-                }
-            });
         }
 
         /// A connection. Commands are strings which begin with their length in bytes: nothing in
         /// them can be mistaken for a command.
-        private record Link(Socket socket, InputStream in) {
+        private record Link(Socket socket, InputStream in, OutputStream out) {
             synchronized void send(String... words) {
-                var command = new ByteArrayOutputStream();
-                command.writeBytes(("*" + words.length + "\r\n").getBytes(UTF_8));
-                for (String word : words) {
-                    byte[] bytes = (word + "\r\n").getBytes(UTF_8);
-                    command.writeBytes(("$" + (bytes.length - 2) + "\r\n").getBytes(UTF_8));
-                    command.writeBytes(bytes);
-                }
-                try {
-                    command.writeTo(socket.getOutputStream());
-                } catch (IOException lost) {
-                    close();
-                }
+                var text = new StringBuilder("*" + words.length + "\r\n");
+                for (String word : words)
+                    text.append("$" + word.getBytes(UTF_8).length + "\r\n" + word + "\r\n");
+                byte[] bytes = text.toString().getBytes(UTF_8);
+                try { out.write(bytes); } catch (IOException lost) { close(); }
             }
 
             /// @return the strings and numbers of the answer
             List<String> read() throws IOException {
+                int type = in.read();
                 var line = new StringBuilder();
                 for (int next; (next = in.read()) != '\n'; line.append((char) next))
                     if (next < 0) throw new EOFException("it has hung up");
-                String value = line.substring(1).strip();
-                if (line.charAt(0) == '-') throw new IOException(value);
-                if (!value.matches("\\d+") || line.charAt(0) == ':') return List.of(value);
-                int size = Integer.parseInt(value);
-                if (line.charAt(0) == '$')
-                    return List.of(new String(in.readNBytes(size + 2), 0, size, UTF_8));
+                String value = line.toString().strip();
+                if ("+:$*".indexOf(type) < 0) throw new IOException(value);     // - is an error
+                int size = type == '$' || type == '*' ? Integer.parseInt(value) : 0;
+                if (type == '$') value = new String(in.readNBytes(size + 2), 0, size, UTF_8);
+                if (type != '*') return List.of(value);
                 var answer = new ArrayList<String>();
-                for (int i = 0; i < size; i++) answer.addAll(read());
+                while (size-- > 0) answer.addAll(read());
                 return answer;
             }
 
             void close() { try { socket.close(); } catch (IOException closed) { } }
         }
 
-        private void connect() throws IOException {
-            Link first = link(ANSWER_TIME);
-            hearer = link(REFRESH + ANSWER_TIME);
-            asker = first;
-            for (String topic : topics.keySet()) hearer.send("SUBSCRIBE", prefix + topic);
-            hearer.send("PING");                    // what comes before its answer is confirmed
-        }
-
         private Link link(int timeout) throws IOException {
-            int port = engine.getPort() < 0 ? 6379 : engine.getPort();
             String[] who = Objects.requireNonNullElse(engine.getUserInfo(), "").split(":", 2);
             String password = who.length > 1 ? who[1] : System.getenv("CHAT_REDIS_PASSWORD");
-            Socket socket = new Socket();
-            socket.connect(new InetSocketAddress(engine.getHost(), port), ANSWER_TIME);
-            socket.setSoTimeout(timeout);
-            socket.setTcpNoDelay(true);
-            if (engine.getScheme().equals("rediss")) {
-                socket = ((SSLSocketFactory) SSLSocketFactory.getDefault())
-                        .createSocket(socket, engine.getHost(), port, true);
-                SSLParameters parameters = ((SSLSocket) socket).getSSLParameters();
-                parameters.setEndpointIdentificationAlgorithm("HTTPS");
-                ((SSLSocket) socket).setSSLParameters(parameters);
-            }
-            var link = new Link(socket, new BufferedInputStream(socket.getInputStream()));
-            if (password == null) link.send("PING");
-            else if (who[0].isEmpty()) link.send("AUTH", password);
-            else link.send("AUTH", who[0], password);
+            int port = engine.getPort() < 0 ? 6379 : engine.getPort();
+            Socket socket = new Socket(), stream = socket;
             try {
+                socket.connect(new InetSocketAddress(engine.getHost(), port), ANSWER_TIME);
+                socket.setSoTimeout(timeout);
+                socket.setTcpNoDelay(true);
+                if (engine.getScheme().equals("rediss")) {
+                    stream = ((SSLSocketFactory) SSLSocketFactory.getDefault())
+                            .createSocket(socket, engine.getHost(), port, true);
+                    var parameters = new SSLParameters();       // that verify the host's name
+                    parameters.setEndpointIdentificationAlgorithm("HTTPS");
+                    ((SSLSocket) stream).setSSLParameters(parameters);
+                }
+                var in = new BufferedInputStream(stream.getInputStream());
+                var link = new Link(socket, in, stream.getOutputStream());
+                link.send(password == null ? new String[] {"PING"} : Stream.of("AUTH", who[0],
+                        password).filter(word -> !word.isEmpty()).toArray(String[]::new));
                 link.read();
                 return link;
-            } catch (IOException refused) {
-                link.close();
-                throw refused;
+            } catch (IOException wrong) {
+                socket.close();
+                throw new IOException("can't use --redis at " + engine.getHost() + ": " + wrong);
             }
+        }
+
+        /// Returns when all topics are heard (again). A keeper shows the engine that we live.
+        private void connect() throws IOException {
+            asker = link(ANSWER_TIME);
+            hearer = link(REFRESH + ANSWER_TIME);
+            for (String topic : topics.keySet()) hearer.send("SUBSCRIBE", prefix + topic);
+            hearer.send("PING");
+            while (!heard(hearer.read())) continue;
+            synchronized (unseen) { if (!carries) reachable(carries = true); }
+            keeper = Thread.startVirtualThread(() -> {
+                for (Link link = hearer; !link.socket.isClosed(); link.send("PING")) {
+                    refresh();
+                    LockSupport.parkNanos(REFRESH * 1_000_000L);
+                }
+            });
         }
 
         /// Hears until close(). Who loses the engine connects again, after a pause that doubles up
-        /// to 10 s and is another on each server.
+        /// to 10 s and is another on each server. If our PINGs stop, a command is stuck.
         private void hear() {
-            for (int pause = 100; !closed; pause = Math.min(2 * pause, 10_000)) {
+            for (long pause = 100_000_000; !closed; pause = Math.min(2 * pause, 10_000_000_000L)) {
                 try {
                     if (hearer.socket.isClosed()) connect();
-                    for (; ; pause = 100) heard(hearer.read());
-                } catch (IOException | RuntimeException failure) {
-                    lose();
-                }
-                int jitter = ThreadLocalRandom.current().nextInt(pause / 2, pause);
-                if (!closed) LockSupport.parkNanos(jitter * 1_000_000L);
-            }
-        }
-
-        private void heard(List<String> event) {
-            String topic = event.size() < 3 ? "" : event.get(1).substring(prefix.length());
-            synchronized (unseen) {
-                switch (event.get(0)) {
-                    case "pong", "PONG" -> {
-                        if (carries) return;
-                        reachable(carries = true);
-                        LockSupport.unpark(keeper);
-                    }
-                    case "subscribe" ->
-                            topics.getOrDefault(topic, new CountDownLatch(1)).countDown();
-                    case "message" -> {
-                        String[] line = event.get(2).split("\n", 2);
-                        if (!line[0].startsWith(server) || unseen.remove(line[0]) != null)
-                            deliver(topic, line[1]);
-                    }
-                    default -> { }
-                }
-            }
-        }
-
-        private void lose() {
-            cut();
-            synchronized (unseen) {
-                if (carries) reachable(carries = false);
-                unseen.values().forEach(Runnable::run);
-                unseen.clear();
-            }
-        }
-
-        private void cut() {
-            asker.close();
-            hearer.close();
-        }
-
-        /// @return what the engine answers to a command about a key; nothing if it is away
-        List<String> ask(String command, String key, String... rest) {
-            asking.lock();
-            try {
-                Link link = asker;
-                link.send(Stream.concat(Stream.of(command, prefix + key), Stream.of(rest))
-                        .toArray(String[]::new));
-                return link.read();
-            } catch (IOException | RuntimeException lost) {
+                    long alive = System.nanoTime();
+                    while (!closed && System.nanoTime() - alive < 3L * REFRESH * 1_000_000)
+                        if (heard(hearer.read())) {
+                            alive = System.nanoTime();
+                            pause = 100_000_000;                    // ns
+                        }
+                } catch (Throwable lost) { }
                 cut();
-                return List.of();
-            } finally {
-                asking.unlock();
+                LockSupport.unpark(keeper);
+                synchronized (unseen) {
+                    if (carries) reachable(carries = false);
+                    unseen.values().forEach(Runnable::run);
+                    unseen.clear();
+                    topics.values().forEach(confirmed -> confirmed.complete(null));
+                }
+                LockSupport.parkNanos(ThreadLocalRandom.current().nextLong(pause / 2, pause));
             }
+        }
+
+        /// @return whether it is the answer to a PING
+        private boolean heard(List<String> event) {
+            String what = event.get(0), text = event.get(event.size() - 1);
+            String topic = event.size() < 3 ? "" : event.get(1).substring(prefix.length());
+            String id = text.substring(0, text.indexOf('\n') + 1);
+            if (what.equals("subscribe"))
+                topics.getOrDefault(topic, new CompletableFuture<>()).complete(null);
+            if (what.equals("message")) synchronized (unseen) {
+                if (!id.startsWith(server) || unseen.remove(id) != null)
+                    deliver(topic, text.substring(id.length()));
+            }
+            return what.equalsIgnoreCase("pong");
+        }
+
+        private void cut() { Stream.of(asker, hearer).forEach(Link::close); }
+
+        /// @param words a command, a key and so on
+        /// @return what the engine answers; nothing if it is away
+        List<String> ask(String... words) {
+            words[1] = prefix + words[1];
+            asking.lock();
+            Link link = asker;
+            try {
+                link.send(words);
+                return link.read();
+            } catch (Throwable lost) {              // or refused: no answer may be left unread
+                if (link == asker) cut();
+                return List.of();
+            } finally { asking.unlock(); }
         }
 
         /// Has a line delivered, here too: once, when it comes back, or when it can't any more.
         void publish(String topic, String line) {
-            String id;
+            String id = server + count.incrementAndGet() + "\n";
             synchronized (unseen) {
-                id = server + ++count;
                 if (unseen.size() >= MAX_UNSEEN) cut();
                 if (!carries || !topics.containsKey(topic)) deliver(topic, line);
                 else unseen.put(id, () -> deliver(topic, line));
             }
-            if (carries) ask("PUBLISH", topic, id + "\n" + line);
+            if (carries) ask("PUBLISH", topic, id + line);
+            if (!topics.containsKey(topic)) synchronized (unseen) { unseen.remove(id); }
         }
 
         /// Returns when no line of the topic can be missed any more.
         void subscribe(String topic) {
-            var confirmed = topics.computeIfAbsent(topic, same -> new CountDownLatch(1));
-            Link link = hearer;
-            link.send("SUBSCRIBE", prefix + topic);
-            try {
-                while (!confirmed.await(50, TimeUnit.MILLISECONDS))
-                    if (link.socket.isClosed()) return;
-            } catch (InterruptedException stop) { }
+            if (topics.putIfAbsent(topic, new CompletableFuture<>()) == null)
+                hearer.send("SUBSCRIBE", prefix + topic);
+            if (carries) topics.get(topic).join();
         }
 
         void unsubscribe(String topic) {
@@ -1363,7 +1214,6 @@ public final class Chat implements AutoCloseable {
 
         void close() {
             closed = true;
-            LockSupport.unpark(keeper);
             cut();
         }
     }
@@ -1378,19 +1228,12 @@ public final class Chat implements AutoCloseable {
         static final int LIFE = 45_000;             // ms that people of a dead server seem to live
         static final String NAME = "[\\p{L}\\p{M}\\p{N}_-]", JOINED = " has joined.";
 
-        static final class Member {
-            private final WebSocket webSocket;
-            private final String room;
-            private volatile String nick;
-
-            private Member(WebSocket webSocket, String room) {
-                this.webSocket = webSocket;
-                this.room = room;
-            }
-        }
+        /// The nick can change; as a string it is what it is now.
+        record Member(WebSocket webSocket, String room, String arrival,
+                AtomicReference<String> nick) { }
 
         private final Map<String, Set<Member>> rooms = new ConcurrentHashMap<>();
-        private final Map<String, Member> nicks = new ConcurrentHashMap<>();
+        private final Map<String, WebSocket> nicks = new ConcurrentHashMap<>();
         private final Redis redis;                  // null: there is no other server
 
         Rooms(URI engine) throws IOException {
@@ -1416,9 +1259,8 @@ public final class Chat implements AutoCloseable {
         static String named(String path) {
             if (path.equals("/") || path.equals("/chat")) return "lobby";
             try {
-                if (!path.startsWith("/chat/")) return null;
-                String name = URLDecoder.decode(path.substring(6), UTF_8);
-                name = Normalizer.normalize(name, Normalizer.Form.NFC);
+                String name = path.startsWith("/chat/") ? path.substring(6) : "";
+                name = Normalizer.normalize(URLDecoder.decode(name, UTF_8), Normalizer.Form.NFC);
                 return name.matches(NAME + "{1,64}") ? name : null;
             } catch (IllegalArgumentException badEscape) {
                 return null;
@@ -1428,10 +1270,11 @@ public final class Chat implements AutoCloseable {
         boolean canHold(String room) { return rooms.size() < MAX_ROOMS || rooms.containsKey(room); }
 
         Member enter(WebSocket webSocket, String room) {
-            var member = new Member(webSocket, room);
-            do member.nick = "user-" + ThreadLocalRandom.current().nextInt(100_000);
-            while (!claim(member.nick, member));
-            String arrival = " .... " + member.nick + JOINED;
+            String nick;
+            do nick = "user-" + ThreadLocalRandom.current().nextInt(100_000);
+            while (!claim(nick, webSocket));
+            String arrival = " .... " + nick + JOINED;
+            var member = new Member(webSocket, room, arrival, new AtomicReference<>(nick));
             Set<Member> members = rooms.compute(room, (same, found) -> {
                 Set<Member> all = found == null ? new LinkedHashSet<>() : found;
                 synchronized (all) {
@@ -1444,7 +1287,7 @@ public final class Chat implements AutoCloseable {
             });
             if (redis == null) return member;
             redis.subscribe("room:" + room);
-            enlist("who:" + room, List.of(member.nick));
+            enlist("who:" + room, List.of(nick));
             if (members.size() <= CROWD) say(room, arrival);
             return member;
         }
@@ -1457,8 +1300,8 @@ public final class Chat implements AutoCloseable {
                 if (all.isEmpty() && redis != null) redis.unsubscribe("room:" + room);
                 return all.isEmpty() ? null : all;
             });
-            if (redis != null) redis.ask("ZREM", "who:" + member.room, member.nick);
-            release(member.nick, member);           // nobody is called so before all know
+            ask("ZREM", "who:" + member.room, "" + member.nick);
+            release("" + member.nick, member.webSocket);    // not before all know
         }
 
         private void say(String room, String line) {
@@ -1470,32 +1313,27 @@ public final class Chat implements AutoCloseable {
         /// asked for that, and who arrives has heard of it. An error with one member is his alone.
         private void tell(String room, String line) {
             var message = WebSocket.Message.text(line);
-            String newcomer = line.startsWith(" ") && line.endsWith(JOINED)
-                    ? line.substring(6, line.length() - JOINED.length()) : null;
+            boolean arrival = line.startsWith(" ") && line.endsWith(JOINED);
             Set<Member> members = rooms.getOrDefault(room, Set.of());
             synchronized (members) {
                 for (Member member : members) {
-                    try {
-                        if (newcomer == null || PRESENCE.equals(member.webSocket.protocol())
-                                && !newcomer.equals(member.nick)) member.webSocket.post(message);
-                    } catch (Throwable bug) {
-                        member.webSocket.cutOff(null);
-                    }
+                    WebSocket to = member.webSocket;
+                    boolean told = !arrival || PRESENCE.equals(to.protocol())
+                            && !line.equals(member.arrival);
+                    try { if (told) to.post(message); } catch (Throwable bug) { to.cutOff(null); }
                 }
             }
         }
 
         /// What somebody has typed: a line for all, or a command.
         void hear(Member member, String typed) {
-            if (typed.startsWith("/") && !typed.startsWith("//")) {
+            boolean quoted = typed.startsWith("//");
+            if (typed.startsWith("/") && !quoted) {
                 String[] words = typed.strip().split("\\s+", 2);
                 String answer = obey(member, words[0], words.length > 1 ? words[1] : "");
                 var line = WebSocket.Message.text(" .... " + answer);
                 if (answer != null) member.webSocket.send(line);
-            } else {
-                String line = typed.startsWith("/") ? typed.substring(1) : typed;
-                say(member.room, member.nick + ": " + line);
-            }
+            } else say(member.room, member.nick + ": " + typed.substring(quoted ? 1 : 0));
         }
 
         /// The commands. One more is one more case.
@@ -1511,14 +1349,14 @@ public final class Chat implements AutoCloseable {
         }
 
         private String rename(Member member, String nick) {
-            String old = member.nick;
+            String old = member.nick.get();
             if (!nick.matches(NAME + "{1,24}"))
                 return "A name has 1 to 24 letters, digits, - or _.";
-            if (!claim(nick, member)) return "The name " + nick + " is taken.";
-            member.nick = nick;
-            if (redis != null) redis.ask("ZREM", "who:" + member.room, old);
-            if (redis != null) enlist("who:" + member.room, List.of(nick));
-            if (!key(old).equals(key(nick))) release(old, member);
+            if (!claim(nick, member.webSocket)) return "The name " + nick + " is taken.";
+            member.nick.set(nick);
+            ask("ZREM", "who:" + member.room, old);
+            enlist("who:" + member.room, List.of(nick));
+            if (!key(old).equals(key(nick))) release(old, member.webSocket);
             say(member.room, " .... " + old + " is now " + nick + ".");
             return null;
         }
@@ -1529,69 +1367,65 @@ public final class Chat implements AutoCloseable {
         }
 
         /// @return whether the name is his now, on all servers
-        private boolean claim(String nick, Member member) {
-            Member holder = nicks.putIfAbsent(key(nick), member);
-            if (holder != null) return holder == member;
-            String end = "" + (System.currentTimeMillis() + LIFE);
-            boolean free = redis == null
-                    || !redis.ask("ZADD", "names", "NX", end, key(nick)).contains("0");
-            if (!free) nicks.remove(key(nick), member);
-            return free;
+        private boolean claim(String nick, WebSocket owner) {
+            WebSocket holder = nicks.putIfAbsent(key(nick), owner);
+            if (holder != null) return holder == owner;
+            boolean taken = ask("ZADD", "names", "NX", end(), key(nick)).contains("0");
+            if (taken) nicks.remove(key(nick));
+            return !taken;
         }
 
-        private void release(String nick, Member member) {
-            nicks.remove(key(nick), member);
-            if (redis != null) redis.ask("ZREM", "names", key(nick));
+        private void release(String nick, WebSocket owner) {
+            nicks.remove(key(nick), owner);
+            ask("ZREM", "names", key(nick));
         }
+
+        private List<String> ask(String... words) {
+            return redis == null ? List.of() : redis.ask(words);
+        }
+
+        private static String end() { return "" + (System.currentTimeMillis() + LIFE); }
 
         /// Lets all servers know these names for some time, and forget who has not been named.
         private void enlist(String set, Collection<String> names) {
-            long now = System.currentTimeMillis();
-            var words = new ArrayList<String>();
-            for (String name : names) words.addAll(List.of("" + (now + LIFE), name));
             if (names.isEmpty()) return;
-            redis.ask("ZADD", set, words.toArray(String[]::new));
-            redis.ask("ZREMRANGEBYSCORE", set, "-inf", "" + now);
-            redis.ask("PEXPIRE", set, "" + LIFE);
+            ask(Stream.concat(Stream.of("ZADD", set), names.stream().flatMap(
+                    name -> Stream.of(end(), name))).toArray(String[]::new));
+            ask("ZREMRANGEBYSCORE", set, "-inf", "" + System.currentTimeMillis());
+            ask("PEXPIRE", set, "" + LIFE);
         }
 
         private List<String> present(String room) {
             Set<Member> members = rooms.getOrDefault(room, Set.of());
-            synchronized (members) { return members.stream().map(member -> member.nick).toList(); }
+            synchronized (members) { return members.stream().map(each -> "" + each.nick).toList(); }
         }
 
         private String who(String room) {
             var all = new TreeSet<String>(present(room));
-            if (redis != null) all.addAll(redis.ask("ZRANGE", "who:" + room, "0", "-1"));
-            int more = Math.max(0, all.size() - MAX_LISTED);
-            return all.size() + " here: "
-                    + all.stream().limit(MAX_LISTED).collect(Collectors.joining(", "))
-                    + (more == 0 ? "" : ", and " + more + " more");
+            all.addAll(ask("ZRANGE", "who:" + room, "0", "-1"));
+            int more = all.size() - MAX_LISTED;
+            return all.size() + " here: " + all.stream().limit(MAX_LISTED).collect(
+                    Collectors.joining(", ")) + (more > 0 ? ", and " + more + " more" : "");
         }
     }
 
     /// The command line.
     static final class Options {
         static final String USAGE = """
-                java Chat.java [OPTION ...]       serves a chat until it is stopped
-                  --host HOST            where to listen (localhost); 0.0.0.0 is everywhere
-                  --http-port PORT       for the page (8080); 0 is any
-                  --ws-port PORT         for WebSockets (12345); 0 is any
-                  --origin ORIGIN        pages of this origin may connect, too; * is any; repeatable
-                  --max-message BYTES    of one message (1048576); more is answered with 1009
-                  --max-queue BYTES      waiting for one reader (8388608); with more he is cut off
-                  --max-connections N    at a time (10000); more get 503
-                  --max-per-address N    of one address but loopback (100); more get 503
-                  --keystore FILE        PKCS12, for https and wss; password: CHAT_KEYSTORE_PASSWORD
-                  --redis URL            joins other servers; redis[s]://[USER:PASSWORD@]HOST[:PORT]
-                                         [/PREFIX]; or password: CHAT_REDIS_PASSWORD
-                  --no-deflate           compresses nothing
-                  --trace                shows all that travels, here and in the page
-                  --explain [HEX ...]    explains frames, given here or on standard input
-                  --help, --version
-                Fixed: handshake 10 s, its request 8 KiB and 100 headers; ping after 25 s of
-                silence, gone after 50 s; closing 5 s; 10000 rooms; names: of rooms 64, of people
-                24 letters.""";
+            java Chat.java [OPTION ...]    serves a chat until it is stopped
+              --host HOST          where to listen (localhost); 0.0.0.0 is everywhere
+              --http-port PORT     of the page (8080); --ws-port PORT of WebSockets (12345); 0: any
+              --origin ORIGIN      pages of this origin may connect, too; * is any; repeatable
+              --max-message BYTES  of each (1048576); --max-queue BYTES for a slow reader (8388608)
+              --max-connections N  in all (10000); --max-per-address N, loopback apart (100)
+              --keystore FILE      PKCS12, for https and wss
+              --redis URL          joins servers: redis[s]://[USER:PASSWORD@]HOST[:PORT][/PREFIX]
+              --trace              shows all that travels, here and in the page
+              --explain [HEX ...]  explains frames, given here or on standard input
+              --no-deflate, --help, --version
+            Fixed: handshake 10 s, 8 KiB, 100 headers; ping after 25 s of silence, gone after 50 s;
+            closing 5 s; 10000 rooms; letters in the name of a room 64, of a person 24. Passwords:
+            CHAT_KEYSTORE_PASSWORD, CHAT_REDIS_PASSWORD.""";
 
         String host = "localhost", answer;
         int httpPort = 8080, wsPort = 12345, maxMessage = 1 << 20, maxQueue = 8 << 20;
@@ -1599,95 +1433,77 @@ public final class Chat implements AutoCloseable {
         boolean deflate = true, trace;
         SSLContext tls;
         URI redis;
-        final Set<String> origins = new HashSet<>();
+        final Set<String> origins = new TreeSet<>(String.CASE_INSENSITIVE_ORDER);
+        private final Queue<String> words = new ArrayDeque<>();
+        private String name;                        // of the option that is being read
 
         /// @throws IllegalArgumentException with a sentence for whoever typed this
-        static Options parse(String... arguments) {
-            var options = new Options();
-            var words = new ArrayDeque<String>();
+        static Options parse(String... arguments) { return new Options(arguments); }
+
+        Options(String... arguments) {
             for (String word : arguments)
                 words.addAll(List.of(word.split("=", word.startsWith("--") ? 2 : 1)));
-            for (String name; (name = words.poll()) != null; ) {
-                try {
-                    options.set(name, words);
-                } catch (IOException | GeneralSecurityException | IllegalArgumentException wrong) {
-                    throw new IllegalArgumentException(name + " " + wrong.getMessage());
+            while ((name = words.poll()) != null)
+                switch (name) {
+                    case "--host" -> host = value(".+").replaceAll("^[^\\[].*:.*", "[$0]");
+                    case "--http-port" -> httpPort = number(0, 65535);
+                    case "--ws-port" -> wsPort = number(0, 65535);
+                    case "--origin" -> origins.add(value("\\*|https?://[^/\\s]+"));
+                    case "--max-message" -> maxMessage = number(1, 1 << 30);
+                    case "--max-queue" -> maxQueue = number(1, 1 << 30);
+                    case "--max-connections" -> maxConnections = number(1, 1 << 24);
+                    case "--max-per-address" -> maxPerAddress = number(1, 1 << 24);
+                    case "--keystore" -> useKeys(value(".+"));
+                    case "--redis" -> redis = URI.create(value(
+                            "rediss?://((%\\p{XDigit}{2}|[^\\s/@%])*@)?[\\w.-]+(:\\d+)?(/\\S*)?"));
+                    case "--no-deflate" -> deflate = false;
+                    case "--trace" -> trace = true;
+                    case "--help" -> answer = USAGE;
+                    case "--version" ->
+                        answer = "Chat.java " + VERSION + ", Java " + Runtime.version();
+                    case "--explain" -> answer = explain();
+                    default -> throw wrong("is not an option");
                 }
-            }
-            return options;
         }
 
-        private void set(String name, Deque<String> words)
-                throws IOException, GeneralSecurityException {
-            switch (name) {
-                case "--host" -> host = value(words, ".+").replaceAll("^[^\\[].*:.*", "[$0]");
-                case "--http-port" -> httpPort = number(words, 0, 65535);
-                case "--ws-port" -> wsPort = number(words, 0, 65535);
-                case "--origin" -> origins.add(
-                        value(words, "\\*|https?://[^/\\s]+").toLowerCase(Locale.ROOT));
-                case "--max-message" -> maxMessage = number(words, 1, 1 << 30);
-                case "--max-queue" -> maxQueue = number(words, 1, 1 << 30);
-                case "--max-connections" -> maxConnections = number(words, 1, 1 << 24);
-                case "--max-per-address" -> maxPerAddress = number(words, 1, 1 << 24);
-                case "--keystore" -> tls = tls(value(words, ".+"));
-                case "--redis" -> redis = engine(value(words, ".*"));
-                case "--no-deflate" -> deflate = false;
-                case "--trace" -> trace = true;
-                case "--help" -> answer = USAGE;
-                case "--version" -> answer = "Chat.java " + VERSION + ", Java " + Runtime.version();
-                case "--explain" -> answer = explain(words);
-                default -> throw new IllegalArgumentException("is not an option");
-            }
+        private IllegalArgumentException wrong(String why) {           // without a password in it
+            return new IllegalArgumentException(name + " " + why.replaceAll("//.*@", "//…@"));
         }
 
-        private static String value(Deque<String> words, String form) {
-            if (words.isEmpty()) throw new IllegalArgumentException("needs a value");
-            if (words.peek().matches(form)) return words.pop();
-            throw new IllegalArgumentException("can't be " + words.peek());
+        private String value(String form) {
+            if (words.isEmpty()) throw wrong("needs a value");
+            if (words.peek().matches(form)) return words.remove();
+            throw wrong("can't be " + words.peek());
         }
 
-        private static int number(Deque<String> words, int least, int most) {
-            String value = value(words, ".*");
-            long number = value.matches("\\d{1,10}") ? Long.parseLong(value) : -1;
+        private int number(int least, int most) {
+            long number = Long.parseLong(value("\\d{1,10}"));
             if (number >= least && number <= most) return (int) number;
-            throw new IllegalArgumentException("is a number from " + least + " to " + most
-                    + ", not " + value);
+            throw wrong("is a number from " + least + " to " + most + ", not " + number);
         }
 
-        private static SSLContext tls(String file) throws IOException, GeneralSecurityException {
-            String password = System.getenv().getOrDefault("CHAT_KEYSTORE_PASSWORD", "");
+        private void useKeys(String file) {
+            var secret = System.getenv().getOrDefault("CHAT_KEYSTORE_PASSWORD", "").toCharArray();
             try {
                 var keys = KeyManagerFactory.getInstance("PKIX");
-                keys.init(KeyStore.getInstance(new File(file), password.toCharArray()),
-                        password.toCharArray());
-                var context = SSLContext.getInstance("TLS");
-                context.init(keys.getKeyManagers(), null, null);
-                return context;
-            } catch (IOException | GeneralSecurityException | IllegalArgumentException wrong) {
-                throw new IllegalArgumentException(file + ": " + wrong.getMessage()
+                keys.init(KeyStore.getInstance(new File(file), secret), secret);
+                tls = SSLContext.getInstance("TLS");
+                tls.init(keys.getKeyManagers(), null, null);
+            } catch (IOException | GeneralSecurityException | IllegalArgumentException failure) {
+                throw wrong(file + ": " + failure.getMessage()
                         + " (its password comes from CHAT_KEYSTORE_PASSWORD)");
             }
         }
 
-        private static URI engine(String url) {
-            if (url.matches("rediss?://([^\\s/@]*@)?[^\\s/@:]+(:\\d{1,5})?(/\\S*)?"))
-                return URI.create(url);
-            throw new IllegalArgumentException(
-                    "is redis[s]://[USER:PASSWORD@]HOST[:PORT][/PREFIX]");
-        }
-
-        private static String explain(Deque<String> words) throws IOException {
-            String hex = words.isEmpty() ? new String(System.in.readAllBytes(), US_ASCII)
-                    : String.join("", words);
+        private String explain() {
+            if (words.isEmpty()) words.addAll(new Scanner(System.in).tokens().toList());
+            String hex = String.join("", words).replaceAll("[\\s:,]|0x", "");
             words.clear();
-            try {
-                return WebSocket.explain(HexFormat.of().parseHex(hex.replaceAll("[\\s:,]|0x", "")));
-            } catch (IllegalArgumentException wrong) {
-                throw new IllegalArgumentException("takes bytes in hex, such as 81 00");
-            }
+            if (hex.matches("([0-9A-Fa-f]{2})*+"))
+                return WebSocket.explain(HexFormat.of().parseHex(hex));
+            throw wrong("takes bytes in hex, such as 81 00");
         }
     }
-
     /// What the browser gets.
     static final String PAGE = """
 <!DOCTYPE html>
@@ -1700,7 +1516,7 @@ public final class Chat implements AutoCloseable {
     --soft: light-dark(#f1f3f6, #24282e); --quiet: light-dark(#5c646e, #98a1ac);
     --rule: light-dark(#dde1e6, #343a42); --accent: light-dark(#2458c8, #8db4ff);
     --own: light-dark(#dfeaff, #23396a); --alarm: light-dark(#b3261e, #ff9d92); }
-  * { box-sizing: border-box; margin: 0; }
+  * { box-sizing: border-box; margin: 0; padding: 0; }
   [hidden] { display: none !important; }
   body { display: grid; height: 100dvh; overflow-wrap: anywhere;
     grid: "head" auto "log" minmax(0, 1fr) "wire" fit-content(50%) "say" auto / minmax(0, 1fr);
@@ -1720,8 +1536,7 @@ public final class Chat implements AutoCloseable {
   #status, #frames { flex: 1 1 12rem; }
   #status::before { content: "● "; color: var(--alarm); }
   .connected #status::before { color: light-dark(#2b8a3e, #69db7c); }
-  ul { position: relative; padding: 0; overflow: hidden auto; list-style: none;
-    scrollbar-width: thin; }
+  ul { position: relative; overflow: hidden auto; list-style: none; scrollbar-width: thin; }
   #chat-echo-area { grid-area: log; display: flex; flex-direction: column; }
   #chat-echo-area li { max-width: min(100%, 36rem); margin-top: 12px; }
   #chat-echo-area li:first-child { margin-top: auto; }  /* a short log sits at the bottom */
@@ -1944,8 +1759,8 @@ let source;
 
 /** One traced item: time, connection, direction and title; then a row for each field. */
 function traced(data) {
-  const [, time, connection, direction, title] = data.match(/^(\\S+) (\\S+) +(in  |out )?(.*)/);
-  const route = { in: connection + ' → server', out: 'server → ' + connection }[direction?.trim()];
+  const [, time, connection, direction, title] = data.match(/^(\\S+) (\\S+) +(?:(in|out) +)?(.*)/);
+  const route = { in: connection + ' → server', out: 'server → ' + connection }[direction];
   return create('li', '', `${time}  ${route ?? connection}  `, create('b', '', title, LF),
     ...data.split(LF).slice(1).map(row => {
       const [, hex, name, sense = ''] = row.match(/^ {4}(.{23})  (.{1,25}) ?(.*)/) ?? [, '', row];

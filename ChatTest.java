@@ -2474,7 +2474,6 @@ class ChatTest {
                     00 00 00 00 | masking key | always new (§5.3)
                     - | payload, masked
                     - | payload | compressed (RFC 7692 §7.2)
-                        compressed data is never empty (RFC 7692 §7.2.1)
                     refused with 1002: compressed data is never empty (RFC 7692 §7.2.1)
                     $ 40 00
                     refused with 1002: RSV1 is for a message's first frame (RFC 7692 §6.1)
@@ -5025,6 +5024,606 @@ class ChatTest {
     }
 
     // ---- The command line ---------------------------------------------------------------------
+
+    // ---- Several servers: rooms, names and people are the same on all of them -----------------
+
+    /// Servers that share their rooms through an engine. It is a real one here: `redis-server`.
+    @Nested
+    @DisplayName("Several servers")
+    class Servers {
+        private static final String PRESENCE = "Sec-WebSocket-Protocol: presence";
+        private static final String AWAY = " .... other servers cannot be reached.",
+                BACK = " .... other servers can be reached again.";
+
+        /// An engine on a free port, which keeps nothing; the servers at it, and their guests.
+        private static final class Engine implements AutoCloseable {
+            final int port = freePort();
+            final List<Chat> chats = new ArrayList<>();
+            final List<Guest> guests = new ArrayList<>();
+            Process process;
+            private String password;
+
+            Engine(int count, String... options) throws Exception {
+                assumeTrue(Stream.of(System.getenv("PATH").split(File.pathSeparator)).anyMatch(
+                        folder -> Files.isExecutable(Path.of(folder, "redis-server"))),
+                        "redis-server is not installed");
+                start(options);
+                for (int i = 0; i < count; i++) chats.add(chat(url("one")));
+            }
+
+            String url(String prefix) { return "--redis=redis://127.0.0.1:" + port + "/" + prefix; }
+
+            Guest guest(int chat, String room, String... headers) throws IOException {
+                guests.add(new Guest(chats.get(chat).webSocketPort(), room, headers));
+                return guests.get(guests.size() - 1);
+            }
+
+            void start(String... options) throws Exception {
+                if (process != null) process.destroyForcibly().onExit().join();
+                int secret = List.of(options).indexOf("--requirepass") + 1;
+                password = secret == 0 ? "" : "AUTH " + options[secret] + "\r\n";
+                process = new ProcessBuilder(Stream.concat(Stream.of("redis-server", "--bind",
+                        "127.0.0.1", "--port", "" + port, "--save", "", "--appendonly", "no",
+                        "--logfile", "/dev/null"), Stream.of(options)).toList()).start();
+                Runtime.getRuntime().addShutdownHook(new Thread(process::destroyForcibly));
+                for (; process.isAlive(); Thread.sleep(5))
+                    try { if (ask("PING").contains("+PONG")) return; } catch (IOException no) { }
+            }
+
+            /// KILL ends it, STOP makes it deaf, CONT makes it well.
+            void signal(String name) throws Exception {
+                if (!process.isAlive()) start();
+                else new ProcessBuilder("kill", "-" + name, "" + process.pid()).start().waitFor();
+                if (name.equals("KILL")) process.onExit().join();
+            }
+
+            /// @return the lines of the answer, without those that tell a size
+            List<String> ask(String command) throws IOException {
+                try (Raw raw = new Raw(port).ascii(password + command + "\r\nQUIT\r\n")) {
+                    return raw.readAll().lines().filter(line ->
+                            !line.matches("([$*]-?\\d+|[+]OK)?")).toList();
+                }
+            }
+
+            /// The rooms that servers hear of, each with the number of these.
+            List<String> rooms(String all) throws IOException {
+                return ask("PUBSUB NUMSUB " + String.join(" ", ask("PUBSUB CHANNELS " + all)));
+            }
+
+            @Override
+            public void close() throws IOException {
+                for (Guest guest : guests) guest.close();
+                chats.forEach(Chat::close);
+                process.destroyForcibly().onExit().join();
+            }
+        }
+
+        private static int freePort() throws IOException {
+            try (var probe = new ServerSocket(0, 50, InetAddress.getLoopbackAddress())) {
+                return probe.getLocalPort();
+            }
+        }
+
+        /// A wire to the engine that can be cut, and that keeps back what it is told to: what a
+        /// server asks (`requests`), what is answered, or what comes for who has subscribed.
+        private static final class Wire implements AutoCloseable {
+            final ServerSocket entry = new ServerSocket(0, 50, InetAddress.getLoopbackAddress());
+            final Set<Socket> ends = ConcurrentHashMap.newKeySet();
+            volatile String kept = "";
+
+            Wire(int engine) throws IOException {
+                Thread.startVirtualThread(() -> {
+                    while (!entry.isClosed())
+                        try {
+                            Socket here = entry.accept(), there = new Socket("127.0.0.1", engine);
+                            ends.addAll(List.of(here, there));
+                            var subscribed = new AtomicBoolean();
+                            Thread.startVirtualThread(() -> pump(here, there, true, subscribed));
+                            Thread.startVirtualThread(() -> pump(there, here, false, subscribed));
+                        } catch (IOException closed) { }
+                });
+            }
+
+            String url() { return "--redis=redis://127.0.0.1:" + entry.getLocalPort() + "/one"; }
+
+            private void pump(Socket from, Socket to, boolean up, AtomicBoolean subscribed) {
+                byte[] bytes = new byte[1 << 16];
+                try (from; to) {
+                    for (int size; (size = from.getInputStream().read(bytes)) > 0; ) {
+                        if (up && new String(bytes, 0, size).matches("(?is).*\\bSUBSCRIBE\\b.*"))
+                            subscribed.set(true);
+                        String what = up ? "requests" : subscribed.get() ? "deliveries" : "answers";
+                        while (what.equals(kept)) Thread.sleep(1);
+                        to.getOutputStream().write(bytes, 0, size);
+                    }
+                } catch (IOException | InterruptedException closed) { }
+            }
+
+            /// What is kept is lost.
+            void cut() throws IOException { for (Socket end : ends) end.close(); }
+
+            @Override
+            public void close() throws IOException {
+                entry.close();
+                cut();
+                kept = "";
+            }
+        }
+
+        /// Somebody in a room. Being here means that his server has told him something.
+        private static final class Guest implements AutoCloseable {
+            final Raw raw;
+            final List<String> heard = new ArrayList<>();
+            /// What the others are told of his coming: he says something unless he has `presence`.
+            final String arrival;
+            String name;
+
+            Guest(int port, String room, String... headers) throws IOException {
+                raw = new Raw(port).shakeHands("/chat/" + URLEncoder.encode(room,
+                        StandardCharsets.UTF_8), headers);
+                raw.socket.setSoTimeout(3 * PATIENCE * 1000);
+                boolean plain = headers.length == 0;
+                String word = plain ? ": I am " + UUID.randomUUID() : " has joined.", line;
+                if (plain) say(word.substring(2));
+                do line = line(); while (plain && !line.endsWith(word));
+                assertTrue(line.matches("( [.]{4} )?user-(0|[1-9]\\d{0,4})\\Q" + word), line);
+                arrival = line;
+                name = line.substring(line.indexOf('u'), line.length() - word.length());
+                if (!plain) say("/who");
+                while (!plain && !line.contains(" here: ")) line = line();
+            }
+
+            Guest say(String line) throws IOException { raw.text(line); return this; }
+
+            String line() throws IOException {
+                Frame frame = raw.frame();
+                for (; frame.first() == 0x89; frame = raw.frame()) raw.frame(0x8a, frame.payload());
+                heard.add(frame.text());
+                return heard.get(heard.size() - 1);
+            }
+
+            /// Nothing else may come before these.
+            Guest hears(String... lines) throws IOException {
+                for (String line : lines) assertEquals(line, line());
+                return this;
+            }
+
+            /// Goes on until all of these have come, in whatever order, whatever else comes.
+            void until(String... lines) throws IOException {
+                for (var missing = new HashSet<>(List.of(lines)); !missing.isEmpty(); )
+                    missing.remove(line());
+            }
+
+            Guest named(String nick) throws IOException {
+                String before = name;
+                name = nick;
+                return say("/nick " + nick).hears(" .... " + before + " is now " + nick + ".");
+            }
+
+            /// Sees in a minute at most that these are here.
+            Guest sees(String... names) throws Exception {
+                String line = "", all = " .... " + names.length + " here: "
+                        + Stream.of(names).sorted().collect(Collectors.joining(", "));
+                for (Instant late = Instant.now().plusSeconds(3 * PATIENCE); !line.equals(all)
+                        && Instant.now().isBefore(late); Thread.sleep(5)) line = say("/who").line();
+                assertEquals(all, line);
+                return this;
+            }
+
+            void assertAllOf(Guest other, int n) {
+                assertEquals(IntStream.range(0, n).mapToObj(i -> other.name + ": " + i).toList(),
+                        heard.stream().filter(line -> line.startsWith(other.name + ":")).toList());
+            }
+
+            /// Nothing that was said came twice; of notices about servers there were these.
+            void assertOnce(String notices) {
+                var said = heard.stream().filter(line -> !line.startsWith(" .... ")).toList();
+                assertEquals(List.copyOf(new LinkedHashSet<>(said)), said);
+                assertEquals(notices, heard.stream().filter(Set.of(AWAY, BACK)::contains)
+                        .collect(Collectors.joining()));
+            }
+
+            /// Leaves properly, after his last words.
+            void leave() throws IOException {
+                raw.frame(0x88, bytes("03 e8"));
+                while (raw.frame().first() == 0x81) continue;
+                raw.assertEnd();
+                close();
+            }
+
+            @Override public void close() throws IOException { raw.close(); }
+        }
+
+        private static void allHear(List<Guest> guests, String... lines) throws IOException {
+            for (Guest guest : guests) guest.hears(lines);
+        }
+
+        private static <A, B> List<B> together(Stream<A> all, Function<A, Callable<B>> task)
+                throws Exception {
+            var results = new ArrayList<B>();
+            try (var executor = Executors.newVirtualThreadPerTaskExecutor()) {
+                for (var one : executor.invokeAll(all.map(task).toList())) results.add(one.get());
+            }
+            return results;
+        }
+
+        private static void allHear(List<Guest> guests, int number) throws IOException {
+            for (Guest guest : guests) for (Guest each : guests)
+                while (!guest.heard.contains(each.name + ": " + number)) guest.line();
+        }
+
+        private static void talk(List<Guest> all, int from, int to) throws IOException {
+            for (Guest guest : all) for (int i = from; i < to; i++) guest.say("" + i);
+        }
+
+        @Test
+        @DisplayName("a room is on all servers: lines, who comes, who is here, who leaves")
+        void aRoomIsOnAllServers() throws Exception {
+            try (Engine engine = new Engine(3); Chat two = chat(engine.url("one2"));
+                    Chat usual = chat("--redis", "redis://127.0.0.1:" + engine.port)) {
+                Guest ada = engine.guest(0, "tea", PRESENCE),
+                        bob = engine.guest(1, "tea", PRESENCE), eve = engine.guest(2, "tea");
+                String joined = " .... " + eve.name + " has joined.", before = ada.name;
+                ada.hears(bob.arrival, joined, eve.arrival);
+                bob.hears(joined, eve.arrival);
+                for (Guest guest : engine.guests) {
+                    guest.sees(ada.name, bob.name, eve.name).say("hello");
+                    allHear(engine.guests, guest.name + ": hello");
+                }
+                for (Chat chat : List.of(two, usual))           // other prefixes, other worlds
+                    try (var guest = new Guest(chat.webSocketPort(), "tea").named("Ada")) {
+                        guest.sees("Ada");
+                        assertEquals(":1", engine.rooms(chat == two ? "one2:*" : "chat:*").get(1));
+                    }
+                engine.guest(0, "milk").sees(engine.guests.get(3).name).leave();
+                ada.say("I").say("/nick Ada").say("am").say("//Ada");
+                for (Guest guest : List.of(ada, bob, eve)) guest.hears(before + ": I", " .... "
+                        + before + " is now Ada.", "Ada: am", "Ada: /Ada");
+                talk(List.of(eve), 0, 50);
+                eve.leave();
+                for (int i = 0; i < 50; i++) allHear(List.of(ada, bob), eve.name + ": " + i);
+                for (Guest guest : List.of(ada, bob))
+                    guest.hears(" .... " + eve.name + " has left.").sees("Ada", bob.name);
+            }
+        }
+
+        @Test
+        @DisplayName("30 on three servers say 200 lines each: all hear all of them in one order")
+        void allHearTheSame() throws Exception {
+            try (Engine engine = new Engine(3)) {
+                for (int i = 0; i < 30; i++) engine.guest(i % 3, "load");
+                Guest last = engine.guests.get(29);
+                for (Guest guest : engine.guests.subList(0, 29)) guest.until(last.arrival);
+                var all = together(engine.guests.stream(), guest -> () -> {
+                    talk(List.of(guest), 0, 200);
+                    guest.heard.clear();
+                    while (guest.heard.size() < 6000) guest.line();
+                    return guest.heard;
+                });
+                for (var heard : all) assertEquals(all.get(0), heard);
+                for (Guest guest : engine.guests) last.assertAllOf(guest, 200);
+                last.say("end");
+                allHear(engine.guests, last.name + ": end");
+            }
+        }
+
+        @Test
+        @DisplayName("many come and go: each hears himself come first; nothing is left of them")
+        void manyComeAndGo() throws Exception {
+            try (Engine engine = new Engine(3)) {
+                Guest porter = engine.guest(1, "door");
+                assertEquals(":1", engine.rooms("one:room:*").get(1));
+                var lines = together(IntStream.range(0, 150).boxed(), i -> () -> {
+                    try (var guest = new Guest(engine.chats.get(i % 3).webSocketPort(), "door",
+                            i % 2 == 0 ? new String[] {PRESENCE} : new String[0])) {
+                        guest.say("" + i).until(guest.name + ": " + i);
+                        guest.assertOnce("");
+                        if (i % 5 > 0) guest.leave();
+                        return List.of(guest.name + ": " + i, " .... " + guest.name + " has left.");
+                    }
+                });
+                porter.until(lines.stream().flatMap(List::stream).toArray(String[]::new));
+                porter.assertOnce("");
+                porter.sees(porter.name);
+                eventually(":1", () -> engine.rooms("one:room:*").get(1));
+                eventually(List.of(porter.name), () -> engine.ask("ZRANGE one:names 0 -1"));
+                porter.leave();
+                eventually(List.of(), () -> engine.rooms("one:room:*"));
+                for (Chat chat : engine.chats) eventually(true, () -> isEmpty(rooms(chat)));
+            }
+        }
+
+        @Test
+        @DisplayName("nothing typed is a command; rooms of all scripts are rooms of their own")
+        void nothingTypedIsACommand() throws Exception {
+            try (Engine engine = new Engine(2)) {
+                var all = engine.guests;
+                engine.guest(0, "tea").hears(engine.guest(1, "tea").arrival);
+                for (String text : List.of("", " ", "\r\n", "\0", "a\0b\n", "$", "SET bad 1\r\n",
+                        "*3\r\n$3\r\nSET\r\n$3\r\nbad\r\n$1\r\n1\r\n", "\r\nSET bad 1\r\n",
+                        "+OK\r\n", "*-1\r\n", AWAY, "1 2 3", "😀\ud801\udc00é\ufeff",
+                        "x".repeat(70_000), "x".repeat(1 << 20), "😀".repeat(1 << 18)))
+                    for (Guest guest : List.copyOf(all)) {
+                        guest.say(text);
+                        allHear(all, guest.name + ": " + text);
+                        guest.say("/nick \0" + text.substring(text.length() / 2))
+                                .hears(" .... A name has 1 to 24 letters, digits, - or _.");
+                    }
+                var names = List.of("größe", "grosse", "gr__e", "gr-C3-B6-C3-9Fe", "日本", "日",
+                        "TEA", "te", "a-b", "a_b", "-", "٣", "3", "\ud801\udc00".repeat(64));
+                for (String name : names)
+                    engine.guest(0, name).hears(engine.guest(1, name).arrival);
+                for (int i = 0; i < all.size(); i++)
+                    allHear(all.subList(i & ~1, (i & ~1) + 2), all.get(i).say("I").name + ": I");
+                for (Guest guest : all) guest.raw.assertNothingMore();
+                assertEquals(2 * names.size() + 2, engine.rooms("one:room:*").size());
+                for (String key : engine.ask("KEYS *"))
+                    assertTrue(key.matches("one:(names|who:[^\\s:]+)"), key);
+            }
+        }
+
+        @Test
+        @DisplayName("a name is unique over all servers, in other writings too, and free again")
+        void aNameIsUnique() throws Exception {
+            try (Engine engine = new Engine(2)) {
+                Guest ada = engine.guest(0, "tea"), bob = engine.guest(1, "milk"),
+                        eve = engine.guest(1, "juice");
+                bob.say("/nick " + ada.name).hears(" .... The name " + ada.name + " is taken.");
+                ada.named("Ádä").named("ádÄ");          // one's own name in another writing
+                for (String same : List.of("Ádä", "ÁDÄ", "ádÄ"))
+                    bob.say("/nick " + same).hears(" .... The name " + same + " is taken.");
+                ada.named("a");
+                bob.named("ádä");
+                ada.say("/nick Ádä").hears(" .... The name Ádä is taken.");
+                for (int i = 0; i < 50; i++) {          // of those who want it, one gets it
+                    String nick = "n" + i;
+                    var answers = together(Stream.of(ada, bob, eve), guest ->
+                            () -> guest.say("/nick " + nick).line());
+                    answers.removeIf((" .... The name " + nick + " is taken.")::equals);
+                    assertEquals(1, answers.size(), answers::toString);
+                    assertTrue(answers.get(0).endsWith(" is now " + nick + "."), answers::toString);
+                }
+                for (Guest guest : List.of(ada, bob)) guest.leave();
+                for (String free : List.of("a", "ádä", "n49", "n0")) atSomeTime(() ->
+                        eve.say("/nick " + free).line().endsWith(" is now " + free + "."));
+                engine.ask("EVAL \"for i = 10000, 99999 do redis.call('ZADD', 'one:names', "
+                        + (System.currentTimeMillis() + 60_000) + ", 'user-' .. i) end\" 0");
+                for (int i = 0; i < 10; i++)
+                    assertTrue(engine.guest(i % 2, "tea").name.matches("user-\\d{1,4}"));
+            }
+        }
+
+        @Test
+        @DisplayName("kill -9 for a server: within a minute its people are gone, their names free")
+        void whoIsKilledIsForgotten() throws Exception {
+            try (Engine engine = new Engine(1); Program doomed = Program.chat("--http-port=0",
+                    "--ws-port=0", engine.url("one"))) {
+                int port = Integer.parseInt(doomed.ready().group(4));
+                Guest ada = engine.guest(0, "tea").named("a1"), eve = new Guest(port, "tea");
+                ada.hears(eve.named("e1").arrival, eve.heard.get(1)).sees("a1", "e1");
+                doomed.process.destroyForcibly().onExit().join();
+                ada.say("/nick e1").hears(" .... The name e1 is taken.");
+                for (String key : engine.ask("KEYS one:[nw]*")) {       // names, and who is here
+                    long now = System.currentTimeMillis();
+                    List<String> end = engine.ask("ZSCORE " + key + " e1"), both = engine.ask(
+                            "ZCOUNT " + key + " " + now + " " + (now + 61_000));
+                    assertEquals(List.of(":2"), both, key);
+                    for (; !engine.ask("ZRANGE " + key + " 0 0").contains("e1"); Thread.sleep(50))
+                        assertTrue(System.currentTimeMillis() < now + 60_000, "a1 is dead, too");
+                    assertEquals(end, engine.ask("ZSCORE " + key + " e1"), "e1 is alive");
+                    engine.ask("ZADD " + key + " 1 e1");            // as if all was long ago
+                }
+                ada.sees("a1");
+                atSomeTime(() -> ada.say("/nick e1").line().endsWith(" is now e1."));
+                ada.sees("e1");
+            }
+        }
+
+        @ParameterizedTest
+        @DisplayName("the engine is killed, or deaf: each room is told once, and goes on alone")
+        @ValueSource(strings = {"KILL", "STOP"})
+        void theEngineGoesAway(String signal) throws Exception {
+            try (Engine engine = new Engine(2)) {
+                Guest eve = engine.guest(0, "milk", PRESENCE), ada = engine.guest(0, "tea"),
+                        ann = engine.guest(0, "tea"), bob = engine.guest(1, "tea");
+                List<Guest> here = List.of(ada, ann), all = List.of(ada, ann, bob);
+                for (Guest guest : here) guest.until(bob.arrival);
+                for (int i = 0; i < 2; i++) {
+                    String round = "" + i;
+                    engine.signal(signal);
+                    for (Guest guest : List.of(ada, bob)) guest.say("anyone?" + round);
+                    for (Guest guest : here) guest.until(AWAY, ada.name + ": anyone?" + round);
+                    bob.until(AWAY, bob.name + ": anyone?" + round);
+                    eve.hears(AWAY);
+                    assertTimeout(Duration.ofSeconds(3 * PATIENCE), () -> {
+                        for (int n = 0; n < 10; n++) {
+                            Guest guest = engine.guest(0, "tea");
+                            allHear(here, guest.arrival);
+                            guest.sees(ada.name, ann.name, guest.name).leave();
+                            allHear(here, " .... " + guest.name + " has left.");
+                            String was = ada.name, is = ada.named("ada" + round + n).name;
+                            ann.hears(" .... " + was + " is now " + is + ".").say("/nick " + is)
+                                    .hears(" .... The name " + is + " is taken.");
+                        }
+                    });
+                    engine.signal("CONT");
+                    eve.hears(BACK);
+                    for (Guest guest : all) guest.until(BACK);
+                    talk(all, i, i + 1);
+                    allHear(all, i);
+                    bob.say("/nick " + ada.name).hears(" .... The name " + ada.name + " is taken.");
+                    atSomeTime(() -> List.of(bob.say("/who").line().split("[ ,]+")).containsAll(
+                            List.of(ada.name, ann.name, bob.name)));
+                    for (Guest guest : List.of(ada, ann, bob, eve))
+                        guest.assertOnce((AWAY + BACK).repeat(i + 1));
+                }
+            }
+        }
+
+        @ParameterizedTest
+        @DisplayName("while all talk the engine or the wire fails: nothing is lost or comes twice")
+        @ValueSource(strings = {"KILL", "STOP", "requests", "answers", "deliveries",
+            "requests cut", "answers cut", "deliveries cut"})
+        void aFaultWhileAllTalk(String fault) throws Exception {
+            boolean wired = fault.matches("[a-z ]+");
+            try (Engine engine = new Engine(1); Wire wire = new Wire(engine.port)) {
+                engine.chats.add(chat(wire.url()));
+                for (int i = 0; i < 6; i++) engine.guest(i % 2, "busy");
+                var all = engine.guests;
+                Guest one = all.get(0), last = all.get(5);
+                var apart = wired ? List.of(all.get(1), all.get(3), last) : all;
+                talk(all, 0, 5);
+                allHear(all, 4);
+                for (Guest guest : all) guest.heard.removeIf(line -> line.contains(" I am "));
+                if (wired) wire.kept = fault.split(" ")[0];
+                talk(List.of(last), 5, 10);
+                if (fault.matches("(answers|deliveries) cut")) one.until(last.name + ": 5");
+                if (fault.endsWith(" cut")) wire.cut();
+                else if (!wired) engine.signal(fault);
+                talk(all.subList(0, 5), 5, 10);
+                for (Guest guest : apart) guest.until(AWAY);
+                talk(all, 10, 15);
+                for (Guest guest : apart) guest.until(guest.name + ": 14");
+                wire.kept = "";
+                engine.signal("CONT");
+                for (Guest guest : apart) guest.until(BACK);
+                talk(all, 15, 20);
+                allHear(all, 19);
+                for (Guest guest : all) {
+                    guest.assertAllOf(guest, 20);
+                    guest.assertOnce(apart.contains(guest) ? AWAY + BACK : "");
+                }
+                for (int i = 2; i < 6; i++) assertEquals(all.get(i).heard, all.get(i % 2).heard);
+            }
+        }
+
+        @ParameterizedTest
+        @DisplayName("no start without the engine (exit 1) or with a bad URL (2), and no password")
+        @CsvSource({"1, redis://:s3crets@127.0.0.1:{engine}", "1, redis://127.0.0.1:{engine}",
+            "1, redis://:s3cret@127.0.0.1:{nobody}/one", "1, redis://:s3cret@127.0.0.1:{silent}",
+            "2, redis", "2, redis://", "2, redis:///one", "2, 127.0.0.1:6379",
+            "2, redis://:s3cret@", "2, http://:s3cret@127.0.0.1:6379", "2, redis://:s3cret@:6379",
+            "2, redis://:s3cret@127.0.0.1:x", "2, redis://:s3cret^%@127.0.0.1:6379",
+            "2, redis://:s3cret@127.0.0.1:65536/one"})
+        void noStart(int status, String url) throws Exception {
+            try (Engine engine = new Engine(0, "--requirepass", "s3cret");
+                    var silent = new ServerSocket(0, 50, InetAddress.getLoopbackAddress());
+                    Program program = Program.chat("--http-port=0", "--ws-port=0", "--redis=" + url
+                    .replace("{engine}", "" + engine.port).replace("{nobody}", "" + freePort())
+                    .replace("{silent}", "" + silent.getLocalPort()))) {
+                assertEquals(status + " []", program.exit() + " " + program.out);
+                assertFalse(program.err.toString().contains("s3cret"), program.err::toString);
+                if (status == 1) assertEquals(1, program.err.size(), program.err::toString);
+                else assertTrue(String.join("\n", program.err).endsWith(Chat.Options.USAGE));
+            }
+        }
+
+        @ParameterizedTest
+        @DisplayName("the password, of the URL or the environment, opens the engine, unseen")
+        @ValueSource(strings = {"", ":p%40ss%3Aw%2Frd%2B1%25@", "ada:p%40ss%3Aw%2Frd%2B1%25@"})
+        void thePasswordIsNotSeen(String inUrl) throws Exception {
+            String password = "p@ss:w/rd+1%";
+            String[] options = {"--requirepass", password, "--user", "ada", "on", ">" + password,
+                "~*", "&*", "+@all"};
+            try (Engine engine = new Engine(0, options); Program program = chatUnder(
+                    List.of("env", "CHAT_REDIS_PASSWORD=" + (inUrl.isEmpty() ? password : "no")),
+                    "--trace", "--redis=redis://" + inUrl + "127.0.0.1:" + engine.port)) {
+                try (var ada = new Guest(Integer.parseInt(program.ready().group(4)), "tea")) {
+                    assertEquals(inUrl.startsWith("ada"), engine.ask("CLIENT LIST")
+                            .toString().contains(" user=ada "));
+                    engine.start("--requirepass", "another");
+                    ada.hears(AWAY);
+                    atSomeTime(() -> engine.ask("ACL LOG").contains("auth"));
+                    engine.start(options);
+                    ada.hears(BACK).say("again").hears(ada.name + ": again");
+                }
+                program.terminate();
+                assertEquals(143, program.exit());
+                for (String line : (program.out + "\n" + program.err).split("\n"))
+                    assertFalse(line.contains(password) || line.contains("p%40ss"), line);
+            }
+        }
+
+        @Test
+        @DisplayName("rediss:// is TLS, with a certificate that must be right")
+        void tls() throws Exception {
+            Path folder = temporary();
+            assertEquals(0, new ProcessBuilder((Path.of(System.getProperty("java.home"), "bin",
+                    "keytool") + " -genkeypair -alias chat -keyalg EC -dname CN=localhost -ext "
+                    + "san=dns:localhost -storetype PKCS12 -storepass s3cret -keystore " + folder
+                    + "/keys").split(" ")).redirectErrorStream(true).start().waitFor());
+            var store = KeyStore.getInstance(new File(folder + "/keys"), "s3cret".toCharArray());
+            String pem = "-----BEGIN %1$s-----\n%2$s\n-----END %1$s-----\n";
+            Function<byte[], String> text = Base64.getMimeEncoder()::encodeToString;
+            Files.writeString(folder.resolve("pem"), pem.formatted("CERTIFICATE", text.apply(
+                    store.getCertificate("chat").getEncoded())) + pem.formatted("PRIVATE KEY",
+                    text.apply(store.getKey("chat", "s3cret".toCharArray()).getEncoded())));
+            int port = freePort();
+            try (Engine engine = new Engine(0, "--tls-port", "" + port, "--tls-auth-clients", "no",
+                    "--tls-cert-file", folder + "/pem", "--tls-key-file", folder + "/pem")) {
+                assumeTrue(engine.process.isAlive(), "this redis-server is built without TLS");
+                engine.chats.add(chat(engine.url("one")));
+                List<String> trust = List.of("env", "JDK_JAVA_OPTIONS=-Djavax.net.ssl.trustStore="
+                        + folder + "/keys -Djavax.net.ssl.trustStorePassword=s3cret");
+                String url = "--redis=rediss://localhost:" + port + "/one";
+                try (Program right = chatUnder(trust, url);
+                        Program bad = chatUnder(List.of(), url);
+                        Program name = chatUnder(trust, url.replace("localhost", "127.0.0.1"));
+                        var bob = new Guest(Integer.parseInt(right.ready().group(4)), "tea")) {
+                    Guest ada = engine.guest(0, "tea");
+                    bob.hears(ada.arrival).say("€".repeat(300_000));
+                    allHear(List.of(ada, bob), bob.name + ": " + "€".repeat(300_000));
+                    assertEquals("1 1 1", bad.exit() + " " + bad.err.size() + " " + name.exit());
+                }
+            }
+        }
+
+        @Test
+        @DisplayName("a server that stops takes its people along, and leaves nothing behind")
+        void whoStopsLeavesNothing() throws Exception {
+            eventually(0, () -> serverThreads().size());
+            try (Engine engine = new Engine(2); Wire wire = new Wire(engine.port)) {
+                Guest ada = engine.guest(0, "tea").named("ada"), bob = engine.guest(1, "tea");
+                Thread closing = Thread.startVirtualThread(engine.chats.get(0)::close);
+                while (ada.raw.frame().first() == 0x81) continue;
+                ada.raw.frame(0x88, bytes("03 e9")).assertEnd();
+                ada.close();
+                closing.join();
+                bob.hears(" .... ada has left.").sees(bob.name);
+                eventually(List.of(bob.name), () -> engine.ask("ZRANGE one:names 0 -1"));
+                bob.leave();
+                eventually(List.of(), () -> engine.ask("KEYS one:*"));
+                engine.chats.get(1).close();
+                Chat third = chat(wire.url());
+                Guest eve = new Guest(third.webSocketPort(), "tea");
+                wire.kept = "answers";
+                wire.cut();
+                eve.until(AWAY);
+                int ends = wire.ends.size();
+                atSomeTime(() -> wire.ends.size() > ends);      // it is about to connect
+                eve.close();
+                third.close();
+                wire.kept = "";
+                eventually(1, () -> engine.ask("CLIENT LIST").size());
+                eventually(0, () -> serverThreads().size());
+            }
+        }
+
+        @Test
+        @DisplayName("one's own arrival is told once, however soon one has another name")
+        void onesOwnArrivalIsToldOnce() throws Exception {
+            try (Engine engine = new Engine(1)) {
+                for (int i = 0; i < 200; i++)
+                    try (Raw raw = new Raw(engine.chats.get(0).webSocketPort())) {
+                        raw.ascii(request("/chat/" + i, PRESENCE)).text("/nick n" + i).text("end");
+                        raw.readHead();
+                        assertTrue(raw.line().endsWith(" has joined."));
+                        assertTrue(raw.line().endsWith(" is now n" + i + "."), "told again");
+                        assertEquals("n" + i + ": end", raw.line());
+                    }
+            }
+        }
+    }
 
     @Nested
     @DisplayName("The command line")
