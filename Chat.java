@@ -151,12 +151,12 @@ public final class Chat implements AutoCloseable {
     /// Decides about a handshake that is right in itself, and names the subprotocols of its path.
     private List<String> welcome(WebSocket.Handshake request, boolean full) throws IOException {
         String host = request.host(), path = request.path(), room = Rooms.named(path);
-        String own = address("http", host);
-        String origin = request.headers().getOrDefault("Origin", own);      // none: no browser
-        boolean allowed = origin.equalsIgnoreCase(own) || options.origins.contains("*");
+        String origin = request.headers().get("Origin");                    // none: no browser
+        boolean allowed = origin == null || origin.equalsIgnoreCase(address("http", host))
+                || options.origins.contains(origin) || options.origins.contains("*");
         WebSocket.rule(!full && !listener.isClosed(), 503, "too many connections: try again later");
         WebSocket.rule(knows(host), 403, "this server has other names; --host or --origin adds it");
-        WebSocket.rule(allowed || options.origins.contains(origin), 403,
+        WebSocket.rule(allowed, 403,
                 "pages of another origin may not connect (§10.2); --origin ORIGIN allows it");
         WebSocket.rule(room != null || path.equals("/echo"), 404,
                 "there is /, /echo, /chat, /chat/NAME (64 letters, digits, - or _) (§4.2.2)");
@@ -295,6 +295,7 @@ public final class Chat implements AutoCloseable {
             static final Pattern REQUEST = Pattern.compile(
                     "(" + TOKEN + ") (?:https?://[^/?#\\s]+)?(/[!-~&&[^#]]*) HTTP/1\\.[1-9]");
             static final Pattern HEADER = Pattern.compile("(" + TOKEN + "):([\t -~\\x80-\\xff]*)");
+            static final Pattern KEY = Pattern.compile("[A-Za-z0-9+/]{22}==");
             static final Pattern HOST = Pattern.compile(
                     "(\\[[0-9A-Fa-f:.]{2,45}]|[0-9A-Za-z._-]{1,253})(?::\\d{1,5})?");
             static final Map<Integer, String> STATUS = Map.of(400, "Bad Request", 403, "Forbidden",
@@ -327,15 +328,16 @@ public final class Chat implements AutoCloseable {
             /// The conditions of §4.2.1, in the order that gives the most helpful answer.
             private Handshake check() throws Refusal {
                 String version = header("Sec-WebSocket-Version");
-                boolean key = header("Sec-WebSocket-Key").matches("[A-Za-z0-9+/]{22}==");
                 rule(method.equals("GET"), 405, "a WebSocket begins with GET (§4.2.1)");
                 rule(host() != null, 400, "one valid Host is needed (§4.2.1)");
                 rule(has("Upgrade", "websocket"), 426, "this port is for WebSockets only (§4.2.1)");
                 rule(Stream.of("Content-Length", "Transfer-Encoding")
                         .noneMatch(headers::containsKey), 400, "a GET has no body (§4.2.1)");
                 rule(has("Connection", "upgrade"), 400, "Connection: Upgrade is missing (§4.2.1)");
-                rule(key, 400, "one key of 16 bytes is needed (§4.2.1)");
-                rule(version.matches("[^,]+"), 400, "one version is needed (§4.2.1)");
+                rule(KEY.matcher(header("Sec-WebSocket-Key")).matches(), 400,
+                        "one key of 16 bytes is needed (§4.2.1)");
+                rule(!version.isEmpty() && version.indexOf(',') < 0, 400,
+                        "one version is needed (§4.2.1)");
                 rule(version.equals("13"), 426, "the only version is 13 (§4.4)");
                 return this;
             }
@@ -464,7 +466,8 @@ public final class Chat implements AutoCloseable {
 
         /// §7.4: whether a Close frame may carry this code.
         static boolean isLegal(int code) {
-            return String.valueOf(code).matches("100[0-37-9]|101[0-4]|[34]\\d{3}");
+            return code >= 1000 && code < 1004 || code > 1006 && code < 1015
+                    || code >= 3000 && code < 5000;
         }
 
         // ---- Messages (§5.6) ------------------------------------------------------------------
@@ -591,7 +594,7 @@ public final class Chat implements AutoCloseable {
                         var stream = frames.size() == 1 ? out   // one system call for all
                                 : new BufferedOutputStream(out, (int) Math.min(batch, 1 << 16));
                         for (byte[] frame : frames) {
-                            trace("out", () -> explain(frame));
+                            if (settings.trace != null) trace("out", () -> explain(frame));
                             stream.write(frame);
                         }
                         stream.flush();
