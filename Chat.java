@@ -1458,7 +1458,8 @@ public final class Chat implements AutoCloseable {
                     case "--max-per-address" -> maxPerAddress = number(1, 1 << 24);
                     case "--keystore" -> useKeys(value(".+"));
                     case "--redis" -> redis = URI.create(value(
-                            "rediss?://((%\\p{XDigit}{2}|[^\\s/@%])*@)?[\\w.-]+(:\\d+)?(/\\S*)?"));
+                            "rediss?://(([\\w.~!$&'()*+,;=:-]|%\\p{XDigit}{2})*@)?"
+                            + "[\\w.-]+(:\\d+)?(/[\\w.~/-]*)?"));
                     case "--no-deflate" -> deflate = false;
                     case "--trace" -> trace = true;
                     case "--help" -> answer = USAGE;

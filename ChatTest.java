@@ -5512,7 +5512,7 @@ class ChatTest {
             "1, redis://:s3cret@127.0.0.1:{nobody}/one", "1, redis://:s3cret@127.0.0.1:{silent}",
             "2, redis", "2, redis://", "2, 127.0.0.1:6379", "2, http://:s3cret@127.0.0.1:6379",
             "2, redis://:s3cret@", "2, redis://:s3cret@:6379", "2, redis://:s3cret@127.0.0.1:x",
-            "2, redis://:s3cret@127.0.0.1:65536", "2, redis://:s3cret^%@127.0.0.1:6379"})
+            "2, redis://:s3cret@127.0.0.1:65536", "2, redis://:s3cret^@127.0.0.1:6379"})
         void noStart(int status, String url) throws Exception {
             try (Engine engine = new Engine(0, "--requirepass", "s3cret");
                     var silent = new ServerSocket(0, 50, InetAddress.getLoopbackAddress());
