@@ -45,6 +45,25 @@ class ChatTest {
                 Stream.of(options)).toArray(String[]::new))).start();
     }
 
+    /// Tests which share one server.
+    @TestInstance(TestInstance.Lifecycle.PER_CLASS)
+    abstract static class Served {
+        private final String[] options;
+        Chat chat;
+
+        Served(String... options) { this.options = options; }
+
+        @BeforeAll void start() throws Exception { chat = chat(options); }
+        @AfterAll void stop() { chat.close(); }
+    }
+
+    /// A port that nobody listens at.
+    static int freePort() throws IOException {
+        try (var probe = new ServerSocket(0, 50, InetAddress.getLoopbackAddress())) {
+            return probe.getLocalPort();
+        }
+    }
+
     /// `bytes("81 05 48")`: blanks and line ends don't count.
     static byte[] bytes(String hex) { return HexFormat.of().parseHex(hex.replaceAll("\\s", "")); }
 
@@ -335,10 +354,16 @@ class ChatTest {
 
         /// The classes under test; two free ports, unless the options say otherwise.
         static Program chat(String... options) throws Exception {
+            return under(List.of(), options);
+        }
+
+        /// The same, under `env`, `sh -c` or the like.
+        static Program under(List<String> before, String... options) throws Exception {
             var code = Chat.class.getProtectionDomain().getCodeSource().getLocation().toURI();
-            return new Program(FOLDER, Stream.concat(Stream.of(JAVA, "-Dstdout.encoding=UTF-8",
-                    "-Dstderr.encoding=UTF-8", "-cp", Path.of(code).toString(), "Chat"),
-                    Stream.of(options)).toArray(String[]::new));
+            return new Program(FOLDER, Stream.of(before, List.of(JAVA, "-Dstdout.encoding=UTF-8",
+                    "-Dstderr.encoding=UTF-8", "-cp", Path.of(code).toString(), "Chat",
+                    "--http-port=0", "--ws-port=0"), List.of(options))
+                    .flatMap(List::stream).toArray(String[]::new));
         }
 
         /// The next line of `out` or `err`.
@@ -400,15 +425,6 @@ class ChatTest {
         return Runtime.getRuntime().totalMemory() - Runtime.getRuntime().freeMemory();
     }
 
-    /// Waits until something is so for once; fails if that takes very long.
-    static void atSomeTime(Callable<Boolean> isSo) throws Exception {
-        Instant deadline = Instant.now().plusSeconds(PATIENCE);
-        while (!isSo.call()) {
-            assertTrue(Instant.now().isBefore(deadline), "it never happens");
-            Thread.sleep(5);
-        }
-    }
-
     /// The server's list of rooms.
     static Chat.Rooms rooms(Chat chat) throws Exception {
         var rooms = Chat.class.getDeclaredField("rooms");
@@ -425,25 +441,27 @@ class ChatTest {
         return true;
     }
 
-    /// A chat as a process of its own, under `env`, `sh -c` or the like: `before`.
-    static Program chatUnder(List<String> before, String... options) throws Exception {
-        var code = Chat.class.getProtectionDomain().getCodeSource().getLocation().toURI();
-        return new Program(FOLDER, Stream.of(before, List.of(JAVA, "-cp", Path.of(code).toString(),
-                "Chat", "--http-port=0", "--ws-port=0"), List.of(options)).flatMap(List::stream)
-                .toArray(String[]::new));
+    /// A certificate for localhost, under the alias chat.
+    static void makeKeys(String file, String password, String names) throws Exception {
+        assertEquals(0, new ProcessBuilder(Path.of(JAVA).resolveSibling("keytool").toString(),
+                "-genkeypair", "-alias", "chat", "-keyalg", "EC", "-dname", "CN=localhost", "-ext",
+                names, "-storetype", "PKCS12", "-storepass", password, "-keystore", file)
+                .redirectErrorStream(true).start().waitFor());
+    }
+
+    /// Skips a test where one of these programs is not installed.
+    static void assumeInstalled(String... programs) {
+        String[] folders = (System.getenv("PATH") + ":/usr/sbin").split(File.pathSeparator);
+        for (String program : programs)
+            assumeTrue(Stream.of(folders).anyMatch(folder ->
+                    Files.isExecutable(Path.of(folder, program))), program + " is not installed");
     }
 
     // ---- The opening handshake (RFC 6455 §4) --------------------------------------------------
 
     @Nested
-    @TestInstance(TestInstance.Lifecycle.PER_CLASS)
     @DisplayName("§4 The opening handshake")
-    class Handshakes {
-        private Chat chat;
-
-        @BeforeAll void start() throws Exception { chat = chat(); }
-        @AfterAll void stop() { chat.close(); }
-
+    class Handshakes extends Served {
         /// The whole answer to a request that is not accepted: plain HTTP, complete, then the end.
         private String refused(int status, String request) throws IOException {
             return refused(chat, status, request);
@@ -863,14 +881,8 @@ class ChatTest {
     // ---- Frames (RFC 6455 §5) -----------------------------------------------------------------
 
     @Nested
-    @TestInstance(TestInstance.Lifecycle.PER_CLASS)
     @DisplayName("§5 Frames")
-    class Frames {
-        private Chat chat;
-
-        @BeforeAll void start() throws Exception { chat = chat(); }
-        @AfterAll void stop() { chat.close(); }
-
+    class Frames extends Served {
         private void echoes(String sent, String expected) throws Exception {
             assertEcho(chat, sent, expected);
         }
@@ -1192,14 +1204,8 @@ class ChatTest {
     // ---- Messages: UTF-8, sizes, an independent peer (RFC 6455 §5.6, §8.1) --------------------
 
     @Nested
-    @TestInstance(TestInstance.Lifecycle.PER_CLASS)
     @DisplayName("§5.6, §8.1 Messages")
-    class Messages {
-        private Chat chat;
-
-        @BeforeAll void start() throws Exception { chat = chat(); }
-        @AfterAll void stop() { chat.close(); }
-
+    class Messages extends Served {
         @Test
         @DisplayName("§5.6 text comes back as text, binary as binary, whatever the bytes")
         void textComesBackAsTextBinaryAsBinary() throws Exception {
@@ -1448,14 +1454,8 @@ class ChatTest {
     // ---- Ping and pong (RFC 6455 §5.5.2, §5.5.3) ----------------------------------------------
 
     @Nested
-    @TestInstance(TestInstance.Lifecycle.PER_CLASS)
     @DisplayName("§5.5.2, §5.5.3 Ping and pong")
-    class PingPong {
-        private Chat chat;
-
-        @BeforeAll void start() throws Exception { chat = chat(); }
-        @AfterAll void stop() { chat.close(); }
-
+    class PingPong extends Served {
         @Test
         @DisplayName("§5.5.2, §5.7 a ping is answered with its own payload")
         void aPingIsAnsweredWithItsPayload() throws Exception {
@@ -1568,14 +1568,8 @@ class ChatTest {
     // ---- Closing (RFC 6455 §5.5.1, §7) --------------------------------------------------------
 
     @Nested
-    @TestInstance(TestInstance.Lifecycle.PER_CLASS)
     @DisplayName("§5.5.1, §7 Closing")
-    class Closing {
-        private Chat chat;
-
-        @BeforeAll void start() throws Exception { chat = chat(); }
-        @AfterAll void stop() { chat.close(); }
-
+    class Closing extends Served {
         private static byte[] close(int code, byte... reason) {
             return masked(0x88, join(bytes("%04x".formatted(code)), reason));
         }
@@ -1897,16 +1891,11 @@ class ChatTest {
     // ---- permessage-deflate (RFC 7692) --------------------------------------------------------
 
     @Nested
-    @TestInstance(TestInstance.Lifecycle.PER_CLASS)
     @DisplayName("RFC 7692 permessage-deflate")
-    class Compression {
+    class Compression extends Served {
         private static final String OFFER = "Sec-WebSocket-Extensions: permessage-deflate";
         private static final String ANSWER = "permessage-deflate; server_no_context_takeover; "
                 + "client_no_context_takeover";
-        private Chat chat;
-
-        @BeforeAll void start() throws Exception { chat = chat(); }
-        @AfterAll void stop() { chat.close(); }
 
         /// §7.2.1, as a client does it.
         private static byte[] deflate(byte[] message) {
@@ -2303,7 +2292,7 @@ class ChatTest {
 
         /// A server with --trace, and what it has written since it was last asked.
         private static final class Traced implements AutoCloseable {
-            final Program program = Program.chat("--http-port=0", "--ws-port=0", "--trace");
+            final Program program = Program.chat("--trace");
             final int httpPort, port;
 
             Traced() throws Exception {
@@ -2777,9 +2766,8 @@ class ChatTest {
                 String all = String.join("\n", traced.stop());
                 assertTrue(all.contains("opening handshake") && !all.contains("\u001b"), all);
             }
-            assumeTrue(Stream.of(System.getenv("PATH").split(File.pathSeparator))
-                    .anyMatch(folder -> Files.isExecutable(Path.of(folder, "script")))
-                    && System.getProperty("os.name").equals("Linux"), "there is no script(1)");
+            assumeInstalled("script");
+            assumeTrue(System.getProperty("os.name").equals("Linux"), "script(1) is another");
             var code = Chat.class.getProtectionDomain().getCodeSource().getLocation().toURI();
             for (String variable : List.of("-u NO_COLOR", "NO_COLOR=1")) {
                 String java = "exec env " + variable + " '" + JAVA + "' -cp '"
@@ -2931,14 +2919,9 @@ class ChatTest {
     // ---- The chat: rooms, names, commands -----------------------------------------------------
 
     @Nested
-    @TestInstance(TestInstance.Lifecycle.PER_CLASS)
     @DisplayName("The chat: rooms, names, commands")
-    class RoomsAndCommands {
+    class RoomsAndCommands extends Served {
         private static final String PRESENCE = "Sec-WebSocket-Protocol: presence";
-        private Chat chat;
-
-        @BeforeAll void start() throws Exception { chat = chat(); }
-        @AfterAll void stop() { chat.close(); }
 
         /// Somebody in a room. Being here means that the server knows it.
         private final class Member implements AutoCloseable {
@@ -3786,13 +3769,9 @@ class ChatTest {
     // ---- Limits: nobody gets more than his share ----------------------------------------------
 
     @Nested
-    @TestInstance(TestInstance.Lifecycle.PER_CLASS)
     @DisplayName("Limits")
-    class Limits {
-        private Chat chat;
-
-        @BeforeAll void start() throws Exception { chat = chat("--max-connections=2000"); }
-        @AfterAll void stop() { chat.close(); }
+    class Limits extends Served {
+        Limits() { super("--max-connections=2000"); }
 
         private static String answer(Chat chat, String request) throws IOException {
             try (Raw raw = new Raw(chat.webSocketPort())) {
@@ -3844,14 +3823,14 @@ class ChatTest {
         void beyondTheMostConnectionsTheAnswerIs503() throws Exception {
             try (Chat small = chat("--max-connections=3"); Raw ada = guest(small);
                     Raw bob = guest(small); Raw silent = new Raw(small.webSocketPort())) {
-                atSomeTime(() -> answer(small, request("/echo")).startsWith("HTTP/1.1 503"));
+                eventually(true, () -> answer(small, request("/echo")).startsWith("HTTP/1.1 503"));
                 String answer = answer(small, request("/chat"));
                 assertTrue(answer.contains("too many connections"), answer);
                 assertEquals("Hello", ada.text("Hello").line());
                 silent.socket.close();
                 bob.bye();
                 bob.socket.close();
-                atSomeTime(() -> {
+                eventually(true, () -> {
                     try (Raw raw = new Raw(small.webSocketPort())) {
                         return raw.ascii(request("/echo")).readHead().startsWith("HTTP/1.1 101");
                     }
@@ -3904,7 +3883,7 @@ class ChatTest {
                 for (int i = 0; i < 3; i++) guest(wide).close();
                 ada.bye();
                 ada.socket.close();
-                atSomeTime(() -> {
+                eventually(true, () -> {
                     try (Raw raw = new Raw(new Socket(own.get(), wide.webSocketPort()))) {
                         return raw.ascii(request("/echo")).readHead().startsWith("HTTP/1.1 101");
                     }
@@ -4122,7 +4101,7 @@ class ChatTest {
         void withoutFileDescriptorsItGoesOn() throws Exception {
             assumeTrue(new File("/proc/self/fd").exists(), "only a Unix has ulimit");
             var all = new ArrayList<Raw>();
-            try (Program chat = chatUnder(List.of("sh", "-c",
+            try (Program chat = Program.under(List.of("sh", "-c",
                     "ulimit -n 80; exec \"$0\" \"$@\""))) {
                 int port = Integer.parseInt(chat.ready().group(4));
                 Raw ada = new Raw(port).shakeHands("/echo");
@@ -4134,7 +4113,7 @@ class ChatTest {
                 do line = chat.next(chat.err); while (!line.contains("can't accept"));
                 assertEquals("Hello", ada.text("Hello").line());
                 // A loop that spins leaves not one moment of rest.
-                atSomeTime(() -> {
+                eventually(true, () -> {
                     Duration before = chat.process.info().totalCpuDuration().orElseThrow();
                     Thread.sleep(500);
                     return chat.process.info().totalCpuDuration().orElseThrow().minus(before)
@@ -4168,14 +4147,8 @@ class ChatTest {
     // ---- Cross-site hijacking (RFC 6455 §10.2): no page acts in its reader's name -------------
 
     @Nested
-    @TestInstance(TestInstance.Lifecycle.PER_CLASS)
     @DisplayName("§10.2 Pages of other sites")
-    class CrossSite {
-        private Chat chat;
-
-        @BeforeAll void start() throws Exception { chat = chat(); }
-        @AfterAll void stop() { chat.close(); }
-
+    class CrossSite extends Served {
         private static String answer(int port, String request) throws IOException {
             try (Raw raw = new Raw(port)) {
                 raw.ascii(request).socket.shutdownOutput();
@@ -4443,13 +4416,9 @@ class ChatTest {
 
         @BeforeAll
         void start() throws Exception {
-            folder = Files.createTempDirectory("chat");
-            assertEquals(0, new ProcessBuilder(Path.of(System.getProperty("java.home"), "bin",
-                    "keytool").toString(), "-genkeypair", "-alias", "chat", "-keyalg", "EC",
-                    "-dname", "CN=localhost", "-ext", "san=dns:localhost,ip:127.0.0.1",
-                    "-storetype", "PKCS12", "-storepass", PASSWORD, "-keystore", keys())
-                    .redirectErrorStream(true).start().waitFor());
-            chat = chatUnder(List.of("env", "CHAT_KEYSTORE_PASSWORD=" + PASSWORD), "--keystore",
+            folder = temporary();
+            makeKeys(keys(), PASSWORD, "san=dns:localhost,ip:127.0.0.1");
+            chat = Program.under(List.of("env", "CHAT_KEYSTORE_PASSWORD=" + PASSWORD), "--keystore",
                     keys());
             Matcher ready = chat.ready();
             assertTrue(ready.group(1).startsWith("https:") && ready.group(3).startsWith("wss:"),
@@ -4467,13 +4436,7 @@ class ChatTest {
             trusting.init(null, trust.getTrustManagers(), null);
         }
 
-        @AfterAll
-        void stop() throws Exception {
-            chat.close();
-            try (Stream<Path> files = Files.walk(folder)) {
-                files.sorted(Comparator.reverseOrder()).map(Path::toFile).forEach(File::delete);
-            }
-        }
+        @AfterAll void stop() { chat.close(); }
 
         private String keys() { return folder.resolve("keys").toString(); }
 
@@ -4610,7 +4573,7 @@ class ChatTest {
         @DisplayName("a wrong password or file is told in a line that names where it comes from")
         void aWrongPasswordIsTold() throws Exception {
             for (String file : List.of(keys(), folder + "/nothing", "/dev/null"))
-                try (Program program = chatUnder(List.of("env", "CHAT_KEYSTORE_PASSWORD=wr0ng"),
+                try (Program program = Program.under(List.of("env", "CHAT_KEYSTORE_PASSWORD=wr0ng"),
                         "--keystore", file)) {
                     assertEquals(2, program.exit());
                     assertTrue(program.out.isEmpty(), program.out::toString);
@@ -4652,7 +4615,7 @@ class ChatTest {
         @CsvSource({"TERM, 143", "INT, 130"})
         void aSignalStopsIt(String signal, int status) throws Exception {
             assumeTrue(!signal.equals("INT") || takesInt(), "INT is ignored here");
-            try (Program program = Program.chat("--http-port=0", "--ws-port=0")) {
+            try (Program program = Program.chat()) {
                 int port = Integer.parseInt(program.ready().group(4));
                 List<Raw> all = List.of(guest(port, "/echo"), guest(port, "/chat/a"),
                         guest(port, "/chat/a"), guest(port, "/"));
@@ -4681,7 +4644,7 @@ class ChatTest {
             assumeTrue(!second.equals("INT") || takesInt(), "INT is ignored here");
             // A machine may be so slow for once that the time is over before the second signal.
             for (int attempt = 1; ; attempt++)
-                try (Program program = Program.chat("--http-port=0", "--ws-port=0")) {
+                try (Program program = Program.chat()) {
                     int port = Integer.parseInt(program.ready().group(4));
                     try (Raw ada = guest(port, "/chat")) {
                         signal(program, "TERM");
@@ -4701,7 +4664,7 @@ class ChatTest {
         @Test
         @DisplayName("one signal is enough, though somebody never answers")
         void whoDoesNotAnswerIsWaitedForAWhile() throws Exception {
-            try (Program program = Program.chat("--http-port=0", "--ws-port=0")) {
+            try (Program program = Program.chat()) {
                 int port = Integer.parseInt(program.ready().group(4));
                 try (Raw ada = guest(port, "/chat"); Raw bob = guest(port, "/chat")) {
                     signal(program, "TERM");
@@ -4730,10 +4693,7 @@ class ChatTest {
                 }
                 eventually(0, () -> serverThreads().size());
                 int files = openFiles();
-                int free;
-                try (var probe = new ServerSocket(0, 50, InetAddress.getLoopbackAddress())) {
-                    free = probe.getLocalPort();
-                }
+                int free = freePort();
                 for (int i = 0; i < 10; i++) {
                     var chat = new Chat(Chat.Options.parse("--http-port=" + free,
                             "--ws-port=" + port));
@@ -5053,9 +5013,7 @@ class ChatTest {
             private String password;
 
             Engine(int count, String... options) throws Exception {
-                assumeTrue(Stream.of(System.getenv("PATH").split(File.pathSeparator)).anyMatch(
-                        folder -> Files.isExecutable(Path.of(folder, "redis-server"))),
-                        "redis-server is not installed");
+                assumeInstalled("redis-server");
                 start(options);
                 for (int i = 0; i < count; i++) chats.add(chat(url("one")));
             }
@@ -5104,12 +5062,6 @@ class ChatTest {
                 for (Guest guest : guests) guest.close();
                 chats.forEach(Chat::close);
                 process.destroyForcibly().onExit().join();
-            }
-        }
-
-        private static int freePort() throws IOException {
-            try (var probe = new ServerSocket(0, 50, InetAddress.getLoopbackAddress())) {
-                return probe.getLocalPort();
             }
         }
 
@@ -5392,7 +5344,7 @@ class ChatTest {
                     assertTrue(answers.get(0).endsWith(" is now " + nick + "."), answers::toString);
                 }
                 for (Guest guest : List.of(ada, bob)) guest.leave();
-                for (String free : List.of("a", "ádä", "n49", "n0")) atSomeTime(() ->
+                for (String free : List.of("a", "ádä", "n49", "n0")) eventually(true, () ->
                         eve.say("/nick " + free).line().endsWith(" is now " + free + "."));
                 engine.ask("EVAL \"for i = 10000, 99999 do redis.call('ZADD', 'one:names', "
                         + (System.currentTimeMillis() + 60_000) + ", 'user-' .. i) end\" 0");
@@ -5404,8 +5356,7 @@ class ChatTest {
         @Test
         @DisplayName("kill -9 for a server: within a minute its people are gone, their names free")
         void whoIsKilledIsForgotten() throws Exception {
-            try (Engine engine = new Engine(1); Program doomed = Program.chat("--http-port=0",
-                    "--ws-port=0", engine.url("one"))) {
+            try (Engine engine = new Engine(1); Program doomed = Program.chat(engine.url("one"))) {
                 int port = Integer.parseInt(doomed.ready().group(4));
                 Guest ada = engine.guest(0, "tea").named("a1"), eve = new Guest(port, "tea");
                 ada.hears(eve.named("e1").arrival, eve.heard.get(1)).sees("a1", "e1");
@@ -5424,7 +5375,7 @@ class ChatTest {
                 }
                 for (; !ada.say("/who").line().equals(" .... 1 here: a1"); Thread.sleep(50))
                     assertTrue(System.currentTimeMillis() < now + 120_000, "e1 is here");
-                atSomeTime(() -> ada.say("/nick e1").line().endsWith(" is now e1."));
+                eventually(true, () -> ada.say("/nick e1").line().endsWith(" is now e1."));
             }
         }
 
@@ -5461,7 +5412,7 @@ class ChatTest {
                     talk(all, i, i + 1);
                     allHear(all, i);
                     bob.say("/nick " + ada.name).hears(" .... The name " + ada.name + " is taken.");
-                    atSomeTime(() -> List.of(bob.say("/who").line().split("[ ,]+")).containsAll(
+                    eventually(true, () -> List.of(bob.say("/who").line().split("[ ,]+")).containsAll(
                             List.of(ada.name, ann.name, bob.name)));
                     for (Guest guest : List.of(ada, ann, bob, eve))
                         guest.assertOnce((AWAY + BACK).repeat(i + 1));
@@ -5516,7 +5467,7 @@ class ChatTest {
         void noStart(int status, String url) throws Exception {
             try (Engine engine = new Engine(0, "--requirepass", "s3cret");
                     var silent = new ServerSocket(0, 50, InetAddress.getLoopbackAddress());
-                    Program program = Program.chat("--http-port=0", "--ws-port=0", "--redis=" + url
+                    Program program = Program.chat("--redis=" + url
                     .replace("{engine}", "" + engine.port).replace("{nobody}", "" + freePort())
                     .replace("{silent}", "" + silent.getLocalPort()))) {
                 assertEquals(status + " []", program.exit() + " " + program.out);
@@ -5533,7 +5484,7 @@ class ChatTest {
             String password = "p@ss:w/rd+1%";
             String[] options = {"--requirepass", password, "--user", "ada", "on", ">" + password,
                 "~*", "&*", "+@all"};
-            try (Engine engine = new Engine(0, options); Program program = chatUnder(
+            try (Engine engine = new Engine(0, options); Program program = Program.under(
                     List.of("env", "CHAT_REDIS_PASSWORD=" + (inUrl.isEmpty() ? password : "no")),
                     "--trace", "--redis=redis://" + inUrl + "127.0.0.1:" + engine.port)) {
                 try (var ada = new Guest(Integer.parseInt(program.ready().group(4)), "tea")) {
@@ -5541,7 +5492,7 @@ class ChatTest {
                             .toString().contains(" user=ada "));
                     engine.start("--requirepass", "another");
                     ada.hears(AWAY);
-                    atSomeTime(() -> engine.ask("ACL LOG").contains("auth"));
+                    eventually(true, () -> engine.ask("ACL LOG").contains("auth"));
                     engine.start(options);
                     ada.hears(BACK).say("again").hears(ada.name + ": again");
                 }
@@ -5556,10 +5507,7 @@ class ChatTest {
         @DisplayName("rediss:// is TLS, with a certificate that must be right")
         void tls() throws Exception {
             Path folder = temporary();
-            assertEquals(0, new ProcessBuilder((Path.of(System.getProperty("java.home"), "bin",
-                    "keytool") + " -genkeypair -alias chat -keyalg EC -dname CN=localhost -ext "
-                    + "san=dns:localhost -storetype PKCS12 -storepass s3cret -keystore " + folder
-                    + "/keys").split(" ")).redirectErrorStream(true).start().waitFor());
+            makeKeys(folder + "/keys", "s3cret", "san=dns:localhost");
             var store = KeyStore.getInstance(new File(folder + "/keys"), "s3cret".toCharArray());
             String pem = "-----BEGIN %1$s-----\n%2$s\n-----END %1$s-----\n";
             Function<byte[], String> text = Base64.getMimeEncoder()::encodeToString;
@@ -5574,9 +5522,9 @@ class ChatTest {
                 List<String> trust = List.of("env", "JDK_JAVA_OPTIONS=-Djavax.net.ssl.trustStore="
                         + folder + "/keys -Djavax.net.ssl.trustStorePassword=s3cret");
                 String url = "--redis=rediss://localhost:" + port + "/one";
-                try (Program right = chatUnder(trust, url);
-                        Program bad = chatUnder(List.of(), url);
-                        Program name = chatUnder(trust, url.replace("localhost", "127.0.0.1"));
+                try (Program right = Program.under(trust, url);
+                        Program bad = Program.under(List.of(), url);
+                        Program name = Program.under(trust, url.replace("localhost", "127.0.0.1"));
                         var bob = new Guest(Integer.parseInt(right.ready().group(4)), "tea")) {
                     Guest ada = engine.guest(0, "tea");
                     bob.hears(ada.arrival).say("€".repeat(300_000));
@@ -5608,7 +5556,7 @@ class ChatTest {
                 wire.cut();
                 eve.until(AWAY);
                 int ends = wire.ends.size();
-                atSomeTime(() -> wire.ends.size() > ends);      // it is about to connect
+                eventually(true, () -> wire.ends.size() > ends);      // it is about to connect
                 eve.close();
                 third.close();
                 wire.kept = "";
@@ -5756,7 +5704,7 @@ class ChatTest {
         @DisplayName("--help and --version are answered on stdout, exit 0, and nothing is started")
         void helpAndVersionExitWith0() throws Exception {
             for (String argument : List.of("--help", "--version"))
-                try (Program program = Program.chat("--http-port=0", argument)) {
+                try (Program program = Program.chat(argument)) {
                     assertEquals(0, program.exit());
                     assertEquals("[]", program.err.toString());
                     assertEquals(argument.equals("--help") ? Chat.Options.USAGE : "Chat.java "
@@ -5768,7 +5716,7 @@ class ChatTest {
         @Test
         @DisplayName("one line on stdout names both addresses as they are; the rest is on stderr")
         void oneLineNamesBothAddresses() throws Exception {
-            try (Program program = Program.chat("--http-port=0", "--ws-port", "0", "--trace")) {
+            try (Program program = Program.chat("--trace")) {
                 Matcher line = program.ready();
                 var page = URI.create(line.group(1)).toURL().openConnection();
                 try (var in = page.getInputStream()) {
@@ -5790,7 +5738,7 @@ class ChatTest {
         @Test
         @DisplayName("without --trace a connection leaves no line anywhere when all is well")
         void withoutTraceItIsQuiet() throws Exception {
-            try (Program program = Program.chat("--http-port=0", "--ws-port=0")) {
+            try (Program program = Program.chat()) {
                 int port = Integer.parseInt(program.ready().group(4));
                 try (Raw raw = new Raw(port).shakeHands("/")) {
                     raw.text("hello").line();
@@ -5810,8 +5758,7 @@ class ChatTest {
         @ValueSource(strings = {"--http-port", "--ws-port"})
         void aPortInUseExitsWith1(String option) throws Exception {
             try (var taken = new ServerSocket(0, 1, InetAddress.getByName("localhost"));
-                    Program program = Program.chat("--http-port=0", "--ws-port=0",
-                            option + "=" + taken.getLocalPort())) {
+                    Program program = Program.chat(option + "=" + taken.getLocalPort())) {
                 assertEquals(1, program.exit());
                 assertEquals("[]", program.out.toString());
                 assertEquals(1, program.err.size(), program.err.toString());
@@ -5825,7 +5772,7 @@ class ChatTest {
         @DisplayName("an address that can't be had: one line names it, exit 1")
         void anAddressThatCanNotBeHadExitsWith1() throws Exception {
             for (String host : List.of("192.0.2.1", "no-such-host.invalid"))
-                try (Program program = Program.chat("--http-port=0", "--host", host)) {
+                try (Program program = Program.chat("--host", host)) {
                     assertEquals(1, program.exit());
                     assertEquals("[]", program.out.toString());
                     assertEquals(1, program.err.size(), program.err.toString());
@@ -5855,14 +5802,9 @@ class ChatTest {
 
     /// What the HTTP port answers, before any script runs.
     @Nested
-    @TestInstance(TestInstance.Lifecycle.PER_CLASS)
     @DisplayName("The page over HTTP")
-    class PageHttp {
+    class PageHttp extends Served {
         private final HttpClient client = HttpClient.newHttpClient();
-        private Chat chat;
-
-        @BeforeAll void start() throws Exception { chat = chat(); }
-        @AfterAll void stop() { chat.close(); }
 
         private HttpResponse<String> ask(String method, String path) throws Exception {
             URI address = URI.create("http://localhost:" + chat.httpPort() + path);
@@ -7086,7 +7028,7 @@ class ChatTest {
 
         /// Starts with a Redis at hand that has the password of the README.
         private static void joins(Path folder, String before, String command) throws Exception {
-            assumeTrue(Files.isExecutable(Path.of("/usr/bin/redis-server")), "there is no Redis");
+            assumeInstalled("redis-server");
             int port = freePort();
             try (Program engine = shell(folder, "exec redis-server --bind 127.0.0.1 --save '' "
                     + "--requirepass change-me --port " + port)) {
@@ -7168,7 +7110,7 @@ class ChatTest {
             String lesson = String.join("", traces);
             String head = lesson.lines().skip(1).takeWhile(line -> line.startsWith("    "))
                     .map(String::strip).collect(Collectors.joining("\r\n", "", "\r\n\r\n"));
-            try (Program program = Program.chat("--http-port=0", "--ws-port=0", "--trace")) {
+            try (Program program = Program.chat("--trace")) {
                 Matcher ports = program.ready();
                 String hello = "";
                 while (!hello.contains("user-00000 ")) {          // until a name has five digits
@@ -7391,8 +7333,7 @@ class ChatTest {
         @Test
         @DisplayName("the pages' line of script connects and reloads")
         void theScriptConnectsAndReloads() throws Exception {
-            assumeTrue(Stream.of(System.getenv("PATH").split(File.pathSeparator)).anyMatch(folder ->
-                    Files.isExecutable(Path.of(folder, "node"))), "Node.js is not installed");
+            assumeInstalled("node");
             String script = blocks("html").get(0).text.replaceAll("</?script>", "");
             try (Program program = new Program(FOLDER, "node", "-e", """
                     const location = { hostname: '127.0.0.1', reload: () => console.log('new') };
@@ -7404,12 +7345,10 @@ class ChatTest {
             }
         }
 
-        private static boolean nginx() { return Files.isExecutable(Path.of("/usr/sbin/nginx")); }
-
         @Test
         @DisplayName("nginx takes the lines for a proxy, and makes one port of both")
         void nginxMakesOnePort() throws Exception {
-            assumeTrue(nginx(), "nginx is not installed");
+            assumeInstalled("nginx");
             Path folder = temporary();
             String lines = blocks("nginx").get(0).text;
             works(folder, "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes "
@@ -7447,7 +7386,7 @@ class ChatTest {
         @Test
         @DisplayName("nginx takes the lines for several servers")
         void nginxSharesOut() throws Exception {
-            assumeTrue(nginx(), "nginx is not installed");
+            assumeInstalled("nginx");
             Path folder = temporary();
             String lines = blocks("nginx").get(0).text.replaceFirst("map.*chat_port.*", "")
                     .replaceAll("ssl_.*;", "").replace(" ssl;", ";")
@@ -7468,12 +7407,6 @@ class ChatTest {
                     }
                     """.formatted(lines));
             return "/usr/sbin/nginx -e stderr -p '" + folder + "' -c nginx.conf";
-        }
-
-        private static int freePort() throws IOException {
-            try (var socket = new ServerSocket(0)) {
-                return socket.getLocalPort();
-            }
         }
 
         private static String get(int port, String path) throws IOException {
@@ -8131,7 +8064,7 @@ class ChatTest {
                 String name = slow.shakeHands("/chat/f").text("").line().replace(": ", "");
                 assertEquals(name + ": ", ada.line());
                 var left = new AtomicBoolean();
-                atSomeTime(() -> {                              // until he is cut off
+                eventually(true, () -> {                              // until he is cut off
                     try (Raw talker = Raw.open(chat, "/chat/f")) {
                         for (int i = 0, first = 0x81; i < 100 && first == 0x81; i++) {
                             talker.text("x".repeat(50_000));
