@@ -32,7 +32,7 @@ import static java.nio.charset.StandardCharsets.*;
 public final class Chat implements AutoCloseable {
     static final String VERSION = "1.0";
     static final int WAITING_ROOM = 500;             // connections beyond the limit, to be told so
-    static final long PAUSE = 100_000_000;           // ns, when there is no file descriptor left
+    static final long PAUSE = 100_000_000;           // ns, after a failure that may last
     static final long FAREWELL = 5_000_000_000L;     // ns for clients to answer our last Close
     static final int MAX_TRACED = 1000;              // items that may wait for one browser
 
@@ -1031,74 +1031,25 @@ public final class Chat implements AutoCloseable {
         private static long seconds(int count) { return count * 1_000_000_000L; }
     }
 
-    /// The same lines on several servers, through Redis, Valkey or what else speaks RESP2. One
-    /// connection asks, another hears what is published. While the engine is away, lines stay here.
-    abstract static class Redis {
+    /// A connection to Redis, Valkey or what else speaks RESP2. A command is strings, each with its
+    /// length in bytes in front: nothing in them can be mistaken for a command.
+    static final class Resp {
         static final int ANSWER_TIME = 5_000;       // ms for an answer; later, the engine is away
-        static final int REFRESH = 15_000;          // ms from one sign of life to the next
-        static final int MAX_UNSEEN = 10_000;       // lines under way; with more it is too slow
 
-        private final URI engine;
-        private final String prefix, server = UUID.randomUUID() + "-";
-        private final Map<String, CompletableFuture<?>> topics = new ConcurrentHashMap<>();
-        private final Map<String, Runnable> unseen = new LinkedHashMap<>();     // also the lock
-        private final AtomicLong count = new AtomicLong();
-        private final ReentrantLock asking = new ReentrantLock();
-        private volatile Link asker, hearer;
-        private volatile boolean carries = true, closed;
-        private volatile Thread keeper;
+        private final Socket socket = new Socket();
+        private final DataInputStream in;
+        private final OutputStream out;
 
-        abstract void deliver(String topic, String line);           // one after the other
-        abstract void reachable(boolean again);
-        abstract void refresh();                                    // now and then
-
-        /// @param engine redis[s]://[user:password@]host[:port][/prefix]
+        /// @param engine redis[s]://[user:password@]host[:port][/…]
         /// @throws IOException it can't be reached, or wants another password
-        Redis(URI engine) throws IOException {
-            this.engine = engine;
-            prefix = engine.getPath().replaceFirst("^/?$", "/chat").substring(1) + ":";
-            connect();
-            Thread.startVirtualThread(this::hear);
-        }
-
-        /// A connection. Commands are strings which begin with their length in bytes: nothing in
-        /// them can be mistaken for a command.
-        private record Link(Socket socket, InputStream in, OutputStream out) {
-            synchronized void send(String... words) {
-                var text = new StringBuilder("*" + words.length + "\r\n");
-                for (String word : words)
-                    text.append("$" + word.getBytes(UTF_8).length + "\r\n" + word + "\r\n");
-                byte[] bytes = text.toString().getBytes(UTF_8);
-                try { out.write(bytes); } catch (IOException lost) { close(); }
-            }
-
-            /// @return the strings and numbers of the answer
-            List<String> read() throws IOException {
-                int type = in.read();
-                var line = new StringBuilder();
-                for (int next; (next = in.read()) != '\n'; line.append((char) next))
-                    if (next < 0) throw new EOFException("it has hung up");
-                String value = line.toString().strip();
-                if ("+:$*".indexOf(type) < 0) throw new IOException(value);     // - is an error
-                int size = type == '$' || type == '*' ? Integer.parseInt(value) : 0;
-                if (type == '$') value = new String(in.readNBytes(size + 2), 0, size, UTF_8);
-                if (type != '*') return List.of(value);
-                var answer = new ArrayList<String>();
-                while (size-- > 0) answer.addAll(read());
-                return answer;
-            }
-
-            void close() { try { socket.close(); } catch (IOException closed) { } }
-        }
-
-        private Link link(int timeout) throws IOException {
+        Resp(URI engine) throws IOException {
             String[] who = Objects.requireNonNullElse(engine.getUserInfo(), "").split(":", 2);
             String password = who.length > 1 ? who[1] : System.getenv("CHAT_REDIS_PASSWORD");
             int port = engine.getPort() < 0 ? 6379 : engine.getPort();
-            Socket socket = new Socket(), stream = socket;
+            Socket stream = socket;
             try {
                 socket.connect(new InetSocketAddress(engine.getHost(), port), ANSWER_TIME);
-                socket.setSoTimeout(timeout);
+                socket.setSoTimeout(ANSWER_TIME);
                 socket.setTcpNoDelay(true);
                 if (engine.getScheme().equals("rediss")) {
                     stream = ((SSLSocketFactory) SSLSocketFactory.getDefault())
@@ -1107,57 +1058,104 @@ public final class Chat implements AutoCloseable {
                     parameters.setEndpointIdentificationAlgorithm("HTTPS");
                     ((SSLSocket) stream).setSSLParameters(parameters);
                 }
-                var in = new BufferedInputStream(stream.getInputStream());
-                var link = new Link(socket, in, stream.getOutputStream());
-                link.send(password == null ? new String[] {"PING"} : Stream.of("AUTH", who[0],
-                        password).filter(word -> !word.isEmpty()).toArray(String[]::new));
-                link.read();
-                return link;
+                in = new DataInputStream(new BufferedInputStream(stream.getInputStream()));
+                out = stream.getOutputStream();
+                send(password == null ? new String[] {"PING"} : Stream.of("AUTH", who[0], password)
+                        .filter(word -> !word.isEmpty()).toArray(String[]::new));
+                read();
             } catch (IOException wrong) {
-                socket.close();
+                close();
                 throw new IOException("can't use --redis at " + engine.getHost() + ": " + wrong);
             }
         }
 
-        /// Returns when all topics are heard (again). A keeper shows the engine that we live.
+        synchronized void send(String... words) {
+            var text = new StringBuilder("*" + words.length + "\r\n");
+            for (String word : words)
+                text.append("$" + word.getBytes(UTF_8).length + "\r\n" + word + "\r\n");
+            byte[] bytes = text.toString().getBytes(UTF_8);
+            try { out.write(bytes); } catch (IOException lost) { close(); }
+        }
+
+        /// @return the strings and numbers of the answer
+        /// @throws ProtocolException with the engine's words, if it refuses
+        List<String> read() throws IOException {
+            int type = in.readUnsignedByte(), next;
+            var line = new StringBuilder();
+            while ((next = in.readUnsignedByte()) != '\n') line.append((char) next);
+            String value = line.toString().strip();
+            if ("+:$*".indexOf(type) < 0) throw new ProtocolException(value);
+            if (type == '+' || type == ':') return List.of(value);
+            int size = Integer.parseInt(value);
+            if (type == '$') return List.of(new String(in.readNBytes(size + 2), 0, size, UTF_8));
+            var answer = new ArrayList<String>();
+            while (size-- > 0) answer.addAll(read());
+            return answer;
+        }
+
+        void close() { try { socket.close(); } catch (IOException closed) { } }
+    }
+
+    /// The same lines on several servers, through an engine: one connection asks, another hears
+    /// what is published. While the engine is away, lines stay here.
+    abstract static class Redis {
+        static final int REFRESH = 15;              // seconds from one sign of life to the next
+        static final int PING = 2;                  // seconds between PINGs to the second
+        static final int MAX_UNSEEN = 10_000;       // lines under way; with more it is too slow
+
+        final ReentrantLock asking = new ReentrantLock();           // held while a question is open
+        private final URI engine;
+        private final String prefix, server = UUID.randomUUID() + "-";
+        private final Map<String, CompletableFuture<?>> topics = new ConcurrentHashMap<>();
+        private final Map<String, Runnable> unseen = new LinkedHashMap<>();     // also the lock
+        private final ScheduledExecutorService threads =
+                Executors.newScheduledThreadPool(3, Thread.ofVirtual().factory());
+        private volatile Resp asker, hearer;
+        private volatile boolean carries = true;
+
+        abstract void deliver(String topic, String line);           // one after the other
+        abstract void reachable(boolean again);
+        abstract void refresh();                                    // now and then
+
+        /// @param engine as for Resp; its path begins all keys and topics
+        Redis(URI engine) throws IOException {
+            this.engine = engine;
+            prefix = engine.getPath().replaceFirst("^/?$", "/chat").substring(1) + ":";
+            connect();
+            threads.submit(this::hear);
+            threads.scheduleWithFixedDelay(this::refresh, REFRESH, REFRESH, TimeUnit.SECONDS);
+            threads.scheduleWithFixedDelay(() -> hearer.send("PING"), 0, PING, TimeUnit.SECONDS);
+        }
+
+        /// Returns when the engine takes what we say, and all topics are heard (again).
         private void connect() throws IOException {
-            asker = link(ANSWER_TIME);
-            hearer = link(REFRESH + ANSWER_TIME);
+            asker = new Resp(engine);
+            hearer = new Resp(engine);
+            if (ask("PUBLISH", "", "").isEmpty()) throw new IOException("no line may be published");
             for (String topic : topics.keySet()) hearer.send("SUBSCRIBE", prefix + topic);
             hearer.send("PING");
             while (!heard(hearer.read())) continue;
+            refresh();
             synchronized (unseen) { if (!carries) reachable(carries = true); }
-            keeper = Thread.startVirtualThread(() -> {
-                for (Link link = hearer; !link.socket.isClosed(); link.send("PING")) {
-                    refresh();
-                    LockSupport.parkNanos(REFRESH * 1_000_000L);
-                }
-            });
         }
 
         /// Hears until close(). Who loses the engine connects again, after a pause that doubles up
-        /// to 10 s and is another on each server. If our PINGs stop, a command is stuck.
+        /// to 13 s, or by chance a shorter one: not all servers at once.
         private void hear() {
-            for (long pause = 100_000_000; !closed; pause = Math.min(2 * pause, 10_000_000_000L)) {
+            for (int losses = 0; !threads.isShutdown(); losses = Math.min(losses + 1, 7))
                 try {
-                    if (hearer.socket.isClosed()) connect();
-                    long alive = System.nanoTime();
-                    while (!closed && System.nanoTime() - alive < 3L * REFRESH * 1_000_000)
-                        if (heard(hearer.read())) {
-                            alive = System.nanoTime();
-                            pause = 100_000_000;                    // ns
-                        }
-                } catch (Throwable lost) { }
-                cut();
-                LockSupport.unpark(keeper);
-                synchronized (unseen) {
-                    if (carries) reachable(carries = false);
-                    unseen.values().forEach(Runnable::run);
-                    unseen.clear();
+                    if (!carries) connect();
+                    while (true) if (heard(hearer.read())) losses = 0;
+                } catch (Throwable lost) {
+                    cut();
+                    synchronized (unseen) {
+                        if (carries) reachable(carries = false);
+                        unseen.values().forEach(Runnable::run);
+                        unseen.clear();
+                    }
                     topics.values().forEach(confirmed -> confirmed.complete(null));
+                    LockSupport.parkNanos(ThreadLocalRandom.current().nextLong(PAUSE << losses));
                 }
-                LockSupport.parkNanos(ThreadLocalRandom.current().nextLong(pause / 2, pause));
-            }
         }
 
         /// @return whether it is the answer to a PING
@@ -1174,33 +1172,32 @@ public final class Chat implements AutoCloseable {
             return what.equalsIgnoreCase("pong");
         }
 
-        private void cut() { Stream.of(asker, hearer).forEach(Link::close); }
-
         /// @param words a command, a key and so on
-        /// @return what the engine answers; nothing if it is away
+        /// @return what the engine answers; nothing if it refuses or is away
         List<String> ask(String... words) {
             words[1] = prefix + words[1];
             asking.lock();
-            Link link = asker;
+            Resp engine = asker;
             try {
-                link.send(words);
-                return link.read();
-            } catch (Throwable lost) {              // or refused: no answer may be left unread
-                if (link == asker) cut();
-                return List.of();
+                engine.send(words);
+                return engine.read();
+            } catch (ProtocolException refused) {
+                log("Redis: " + refused.getMessage());
+            } catch (Throwable lost) {                          // no answer may be left unread
+                if (engine == asker) cut();
             } finally { asking.unlock(); }
+            return List.of();
         }
 
         /// Has a line delivered, here too: once, when it comes back, or when it can't any more.
         void publish(String topic, String line) {
-            String id = server + count.incrementAndGet() + "\n";
+            String id = server + ThreadLocalRandom.current().nextLong() + "\n";
             synchronized (unseen) {
-                if (unseen.size() >= MAX_UNSEEN) cut();
-                if (!carries || !topics.containsKey(topic)) deliver(topic, line);
+                if (!carries) deliver(topic, line);
                 else unseen.put(id, () -> deliver(topic, line));
+                if (unseen.size() > MAX_UNSEEN) cut();
             }
-            if (carries) ask("PUBLISH", topic, id + line);
-            if (!topics.containsKey(topic)) synchronized (unseen) { unseen.remove(id); }
+            if (carries && ask("PUBLISH", topic, id + line).isEmpty()) cut();
         }
 
         /// Returns when no line of the topic can be missed any more.
@@ -1215,8 +1212,10 @@ public final class Chat implements AutoCloseable {
             hearer.send("UNSUBSCRIBE", prefix + topic);
         }
 
+        private void cut() { Stream.of(asker, hearer).forEach(Resp::close); }
+
         void close() {
-            closed = true;
+            threads.shutdownNow();                              // wakes whoever waits
             cut();
         }
     }
@@ -1241,12 +1240,10 @@ public final class Chat implements AutoCloseable {
 
         Rooms(URI engine) throws IOException {
             redis = engine == null ? null : new Redis(engine) {
-                @Override void deliver(String topic, String line) {
-                    tell(topic.substring("room:".length()), line);
-                }
+                @Override void deliver(String room, String line) { tell(room, line); }
                 @Override void refresh() {
-                    enlist("names", nicks.keySet());
-                    for (String room : rooms.keySet()) enlist("who:" + room, present(room));
+                    enlist("names", nicks::keySet);
+                    for (String room : rooms.keySet()) enlist("who:" + room, () -> present(room));
                 }
                 @Override void reachable(boolean again) {
                     String how = again ? "can be reached again." : "cannot be reached.";
@@ -1289,8 +1286,8 @@ public final class Chat implements AutoCloseable {
                 }
             });
             if (redis == null) return member;
-            redis.subscribe("room:" + room);
-            enlist("who:" + room, List.of(nick));
+            redis.subscribe(room);
+            enlist("who:" + room, () -> List.of("" + member.nick));
             if (members.size() <= CROWD) say(room, arrival);
             return member;
         }
@@ -1300,7 +1297,7 @@ public final class Chat implements AutoCloseable {
             synchronized (members) { members.remove(member); }
             if (members.size() < CROWD) say(member.room, " .... " + member.nick + " has left.");
             rooms.computeIfPresent(member.room, (room, all) -> {
-                if (all.isEmpty() && redis != null) redis.unsubscribe("room:" + room);
+                if (all.isEmpty() && redis != null) redis.unsubscribe(room);
                 return all.isEmpty() ? null : all;
             });
             ask("ZREM", "who:" + member.room, "" + member.nick);
@@ -1309,7 +1306,7 @@ public final class Chat implements AutoCloseable {
 
         private void say(String room, String line) {
             if (redis == null) tell(room, line);
-            else redis.publish("room:" + room, line);
+            else redis.publish(room, line);
         }
 
         /// Everybody here gets a line, at the same place of one order. An arrival is for those who
@@ -1358,7 +1355,7 @@ public final class Chat implements AutoCloseable {
             if (!claim(nick, member.webSocket)) return "The name " + nick + " is taken.";
             member.nick.set(nick);
             ask("ZREM", "who:" + member.room, old);
-            enlist("who:" + member.room, List.of(nick));
+            enlist("who:" + member.room, () -> List.of(nick));
             if (!key(old).equals(key(nick))) release(old, member.webSocket);
             say(member.room, " .... " + old + " is now " + nick + ".");
             return null;
@@ -1371,11 +1368,10 @@ public final class Chat implements AutoCloseable {
 
         /// @return whether the name is his now, on all servers
         private boolean claim(String nick, WebSocket owner) {
-            WebSocket holder = nicks.putIfAbsent(key(nick), owner);
-            if (holder != null) return holder == owner;
-            boolean taken = ask("ZADD", "names", "NX", end(), key(nick)).contains("0");
-            if (taken) nicks.remove(key(nick));
-            return !taken;
+            WebSocket holder = nicks.get(key(nick));
+            return holder == owner || holder == null
+                    && !ask("ZADD", "names", "NX", end(), key(nick)).contains("0")
+                    && nicks.putIfAbsent(key(nick), owner) == null;
         }
 
         private void release(String nick, WebSocket owner) {
@@ -1390,12 +1386,16 @@ public final class Chat implements AutoCloseable {
         private static String end() { return "" + (System.currentTimeMillis() + LIFE); }
 
         /// Lets all servers know these names for some time, and forget who has not been named.
-        private void enlist(String set, Collection<String> names) {
-            if (names.isEmpty()) return;
-            ask(Stream.concat(Stream.of("ZADD", set), names.stream().flatMap(
-                    name -> Stream.of(end(), name))).toArray(String[]::new));
-            ask("ZREMRANGEBYSCORE", set, "-inf", "" + System.currentTimeMillis());
-            ask("PEXPIRE", set, "" + LIFE);
+        private void enlist(String set, Supplier<Collection<String>> names) {
+            if (redis == null) return;
+            redis.asking.lock();                // lest someone is named again who goes meanwhile
+            try {
+                var words = Stream.concat(Stream.of("ZADD", set), names.get().stream().flatMap(
+                        name -> Stream.of(end(), name))).toArray(String[]::new);
+                if (words.length > 2) ask(words);
+                ask("ZREMRANGEBYSCORE", set, "-inf", "" + System.currentTimeMillis());
+                ask("PEXPIRE", set, "" + LIFE);
+            } finally { redis.asking.unlock(); }
         }
 
         private List<String> present(String room) {
@@ -1459,7 +1459,7 @@ public final class Chat implements AutoCloseable {
                     case "--keystore" -> useKeys(value(".+"));
                     case "--redis" -> redis = URI.create(value(
                             "rediss?://(([\\w.~!$&'()*+,;=:-]|%\\p{XDigit}{2})*@)?"
-                            + "[\\w.-]+(:\\d+)?(/[\\w.~/-]*)?"));
+                            + "([A-Za-z0-9.-]+|\\[[:.\\p{XDigit}]+])(:\\d+)?(/[\\w.~/-]*)?"));
                     case "--no-deflate" -> deflate = false;
                     case "--trace" -> trace = true;
                     case "--help" -> answer = USAGE;

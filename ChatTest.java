@@ -5195,6 +5195,16 @@ class ChatTest {
             @Override public void close() throws IOException { raw.close(); }
         }
 
+        private static Chat.Redis redis(Chat chat) {
+            try {
+                var redis = Chat.Rooms.class.getDeclaredField("redis");
+                redis.setAccessible(true);
+                return (Chat.Redis) redis.get(rooms(chat));
+            } catch (Exception renamed) {
+                throw new AssertionError(renamed);
+            }
+        }
+
         private static void allHear(List<Guest> guests, String... lines) throws IOException {
             for (Guest guest : guests) guest.hears(lines);
         }
@@ -5273,6 +5283,10 @@ class ChatTest {
         void manyComeAndGo() throws Exception {
             try (Engine engine = new Engine(3)) {
                 Guest porter = engine.guest(1, "door");
+                var refreshing = new AtomicBoolean(true);       // else now and then only
+                for (Chat chat : engine.chats) Thread.startVirtualThread(() -> {
+                    while (refreshing.get()) redis(chat).refresh();
+                });
                 var lines = together(IntStream.range(0, 150).boxed(), i -> () -> {
                     try (var guest = new Guest(engine.chats.get(i % 3).webSocketPort(), "door",
                             i % 2 == 0 ? new String[] {PRESENCE} : new String[0])) {
@@ -5283,12 +5297,13 @@ class ChatTest {
                     }
                 });
                 porter.until(lines.stream().flatMap(List::stream).toArray(String[]::new));
+                refreshing.set(false);
                 porter.assertOnce("");
                 porter.sees(porter.name);
-                eventually(":1", () -> engine.rooms("one:room:*").get(1));
+                eventually(":1", () -> engine.rooms("one:*").get(1));
                 eventually(List.of(porter.name), () -> engine.ask("ZRANGE one:names 0 -1"));
                 porter.leave();
-                eventually(List.of(), () -> engine.rooms("one:room:*"));
+                eventually(List.of(), () -> engine.rooms("one:*"));
                 for (Chat chat : engine.chats) eventually(true, () -> isEmpty(rooms(chat)));
             }
         }
@@ -5316,7 +5331,7 @@ class ChatTest {
                 for (int i = 0; i < all.size(); i++)
                     allHear(all.subList(i & ~1, (i & ~1) + 2), all.get(i).say("I").name + ": I");
                 for (Guest guest : all) guest.raw.assertNothingMore();
-                assertEquals(2 * names.size() + 2, engine.rooms("one:room:*").size());
+                assertEquals(2 * names.size() + 2, engine.rooms("one:*").size());
                 for (String key : engine.ask("KEYS *"))
                     assertTrue(key.matches("one:(names|who:[^\\s:]+)"), key);
             }
@@ -5457,13 +5472,31 @@ class ChatTest {
             }
         }
 
+        @Test
+        @DisplayName("an engine that refuses to keep names still carries lines")
+        void whatIsRefusedIsNotLost() throws Exception {
+            try (Engine engine = new Engine(2)) {
+                engine.ask("CONFIG SET maxmemory 1");
+                Guest ada = engine.guest(0, "tea"), bob = engine.guest(1, "tea").named("bob");
+                ada.until(" .... " + bob.heard.get(0).split(":")[0] + " is now bob.");
+                talk(List.of(ada, bob), 0, 20);
+                allHear(List.of(ada, bob), 19);
+                for (Guest guest : List.of(ada, bob)) guest.assertOnce("");
+                ada.sees(ada.name);
+                engine.ask("CONFIG SET maxmemory 0");
+                for (Chat chat : engine.chats) redis(chat).refresh();
+                ada.sees(ada.name, "bob").say("/nick bob").hears(" .... The name bob is taken.");
+            }
+        }
+
         @ParameterizedTest
         @DisplayName("no start without the engine (exit 1) or with a bad URL (2), and no password")
         @CsvSource({"1, redis://:s3crets@127.0.0.1:{engine}", "1, redis://127.0.0.1:{engine}",
             "1, redis://:s3cret@127.0.0.1:{nobody}/one", "1, redis://:s3cret@127.0.0.1:{silent}",
             "2, redis", "2, redis://", "2, 127.0.0.1:6379", "2, http://:s3cret@127.0.0.1:6379",
             "2, redis://:s3cret@", "2, redis://:s3cret@:6379", "2, redis://:s3cret@127.0.0.1:x",
-            "2, redis://:s3cret@127.0.0.1:65536", "2, redis://:s3cret^@127.0.0.1:6379"})
+            "2, redis://:s3cret@127.0.0.1:65536", "2, redis://:s3cret^@127.0.0.1:6379",
+            "2, redis://:s3cret@my_host", "1, redis://:s3cret@[::1]:{nobody}"})
         void noStart(int status, String url) throws Exception {
             try (Engine engine = new Engine(0, "--requirepass", "s3cret");
                     var silent = new ServerSocket(0, 50, InetAddress.getLoopbackAddress());
