@@ -28,7 +28,7 @@ import javax.net.ssl.*;
 import static java.nio.charset.StandardCharsets.*;
 
 /// The chat server: one port for the page (HTTP), one for the WebSockets.
-/// In a program of your own: `try (var chat = new Chat(Chat.Options.parse()).start()) { … }`
+/// In a program of your own: `try (var chat = new Chat(new Chat.Options()).start()) { … }`
 public final class Chat implements AutoCloseable {
     static final String VERSION = "1.0";
     static final int WAITING_ROOM = 500;             // connections beyond the limit, to be told so
@@ -48,8 +48,8 @@ public final class Chat implements AutoCloseable {
 
     public static void main(String[] arguments) {
         try {
-            Options options = Options.parse(arguments);
-            if (options.answer == null) {
+            Options options = new Options(arguments);
+            if (options.answer == null) {                       // it is not --help or the like
                 Chat chat = new Chat(options).start();
                 Runtime.getRuntime().addShutdownHook(new Thread(chat::close));
                 options.answer = "Chat.java: open " + chat.address("http", options.host)
@@ -136,7 +136,7 @@ public final class Chat implements AutoCloseable {
     /// The life of a connection: enter, hear until there is nothing more to hear, leave.
     private void converse(WebSocket webSocket) throws IOException {
         boolean echo = webSocket.path().equals("/echo");
-        Rooms.Member member = echo ? null : rooms.enter(webSocket, Rooms.named(webSocket.path()));
+        Rooms.Member member = echo ? null : rooms.enter(webSocket, Rooms.ofPath(webSocket.path()));
         try {
             while (webSocket.receive() instanceof WebSocket.Message message) {
                 WebSocket.rule(echo || message.isText(), 1003, "this chat is for text (§5.6)");
@@ -150,7 +150,7 @@ public final class Chat implements AutoCloseable {
 
     /// Decides about a handshake that is right in itself, and names the subprotocols of its path.
     private List<String> welcome(WebSocket.Handshake request, boolean full) throws IOException {
-        String host = request.host(), path = request.path(), room = Rooms.named(path);
+        String host = request.host(), path = request.path(), room = Rooms.ofPath(path);
         String origin = request.headers().get("Origin");                    // none: no browser
         boolean allowed = origin == null || origin.equalsIgnoreCase(address("http", host))
                 || options.origins.contains(origin) || options.origins.contains("*");
@@ -167,10 +167,10 @@ public final class Chat implements AutoCloseable {
     /// On the loopback address only its own names will do: any web page can let a name of its own
     /// point to 127.0.0.1, and would be "the same origin" as this server (DNS rebinding).
     private boolean knows(String host) {
-        String origins = "(?i)\\*|https?://\\Q" + host + "\\E(:\\d+)?";
+        String itsOrigins = "(?i)\\*|https?://\\Q" + host + "\\E(:\\d+)?";
         return host != null && (!listener.getInetAddress().isLoopbackAddress()
                 || List.of("localhost", "127.0.0.1", "[::1]", options.host).contains(host)
-                || options.origins.stream().anyMatch(origin -> origin.matches(origins)));
+                || options.origins.stream().anyMatch(origin -> origin.matches(itsOrigins)));
     }
 
     /// Answers a browser: with the page, at /trace with the wire, or with where the page is.
@@ -183,7 +183,7 @@ public final class Chat implements AutoCloseable {
         // The wire shows what everybody says, so it is only for who sits at this machine.
         boolean wire = options.trace && path.equals("/trace") && direct
                 && exchange.getRemoteAddress().getAddress().isLoopbackAddress();
-        int status = !knows(host) ? 403 : !wire && Rooms.named(path) == null ? 404
+        int status = !knows(host) ? 403 : !wire && Rooms.ofPath(path) == null ? 404
                 : head || method.equals("GET") ? 200 : 405;
         wire &= status == 200;
         byte[] body = (status != 200 ? settings.hint() : PAGE.replace("{{nonce}}", nonce)
@@ -1107,7 +1107,7 @@ public final class Chat implements AutoCloseable {
         private final URI engine;
         private final String prefix, server = UUID.randomUUID() + "-";
         private final Map<String, CompletableFuture<?>> topics = new ConcurrentHashMap<>();
-        private final Map<String, Runnable> unseen = new LinkedHashMap<>();     // also the lock
+        private final Map<String, Runnable> unseen = new LinkedHashMap<>();     // and the lock
         private final ScheduledExecutorService threads =
                 Executors.newScheduledThreadPool(3, Thread.ofVirtual().factory());
         private volatile Resp asker, hearer;
@@ -1134,7 +1134,7 @@ public final class Chat implements AutoCloseable {
             if (ask("PUBLISH", "", "").isEmpty()) throw new IOException("no line may be published");
             for (String topic : topics.keySet()) hearer.send("SUBSCRIBE", prefix + topic);
             hearer.send("PING");
-            while (!heard(hearer.read())) continue;
+            while (!handle(hearer.read())) continue;
             refresh();
             synchronized (unseen) { if (!carries) reachable(carries = true); }
         }
@@ -1145,7 +1145,7 @@ public final class Chat implements AutoCloseable {
             for (int losses = 0; !threads.isShutdown(); losses = Math.min(losses + 1, 7))
                 try {
                     if (!carries) connect();
-                    while (true) if (heard(hearer.read())) losses = 0;
+                    while (true) if (handle(hearer.read())) losses = 0;
                 } catch (Throwable lost) {
                     cut();
                     synchronized (unseen) {
@@ -1159,14 +1159,14 @@ public final class Chat implements AutoCloseable {
         }
 
         /// @return whether it is the answer to a PING
-        private boolean heard(List<String> event) {
+        private boolean handle(List<String> event) {
             String what = event.get(0), text = event.get(event.size() - 1);
             String topic = event.size() < 3 ? "" : event.get(1).substring(prefix.length());
             String id = text.substring(0, text.indexOf('\n') + 1);
             if (what.equals("subscribe"))
                 topics.getOrDefault(topic, new CompletableFuture<>()).complete(null);
             if (what.equals("message")) synchronized (unseen) {
-                if (!id.startsWith(server) || unseen.remove(id) != null)
+                if (!id.startsWith(server) || unseen.remove(id) != null)     // not given up
                     deliver(topic, text.substring(id.length()));
             }
             return what.equalsIgnoreCase("pong");
@@ -1228,10 +1228,10 @@ public final class Chat implements AutoCloseable {
         static final int MAX_ROOMS = 10_000;        // a room needs memory, and names are free
         static final int MAX_LISTED = 100;          // names in the answer to /who
         static final int LIFE = 45_000;             // ms that people of a dead server seem to live
-        static final String NAME = "[\\p{L}\\p{M}\\p{N}_-]", JOINED = " has joined.";
+        static final String LETTER = "[\\p{L}\\p{M}\\p{N}_-]", JOINED = " has joined.";
 
-        /// The nick can change; as a string it is what it is now.
-        record Member(WebSocket webSocket, String room, String arrival,
+        /// He hears all from his arrival on, the line that tells of him. `"" + nick` is his nick.
+        record Member(WebSocket webSocket, String room, String arrival, AtomicBoolean arrived,
                 AtomicReference<String> nick) { }
 
         private final Map<String, Set<Member>> rooms = new ConcurrentHashMap<>();
@@ -1256,12 +1256,12 @@ public final class Chat implements AutoCloseable {
 
         /// The room of a path: `/`, `/chat` and `/chat/lobby` are one, `/chat/NAME` is NAME.
         /// @return null if there can be no such room
-        static String named(String path) {
+        static String ofPath(String path) {
             if (path.equals("/") || path.equals("/chat")) return "lobby";
             try {
                 String name = path.startsWith("/chat/") ? path.substring(6) : "";
                 name = Normalizer.normalize(URLDecoder.decode(name, UTF_8), Normalizer.Form.NFC);
-                return name.matches(NAME + "{1,64}") ? name : null;
+                return name.matches(LETTER + "{1,64}") ? name : null;
             } catch (IllegalArgumentException badEscape) {
                 return null;
             }
@@ -1273,22 +1273,16 @@ public final class Chat implements AutoCloseable {
             String nick;
             do nick = "user-" + ThreadLocalRandom.current().nextInt(100_000);
             while (!claim(nick, webSocket));
-            String arrival = " .... " + nick + JOINED;
-            var member = new Member(webSocket, room, arrival, new AtomicReference<>(nick));
-            Set<Member> members = rooms.compute(room, (same, found) -> {
+            var member = new Member(webSocket, room, " .... " + nick + JOINED,
+                    new AtomicBoolean(), new AtomicReference<>(nick));
+            rooms.compute(room, (same, found) -> {
                 Set<Member> all = found == null ? new LinkedHashSet<>() : found;
-                synchronized (all) {
-                    all.add(member);
-                    if (PRESENCE.equals(webSocket.protocol()))
-                        webSocket.post(WebSocket.Message.text(arrival));
-                    if (redis == null && all.size() <= CROWD) tell(room, arrival);
-                    return all;
-                }
+                synchronized (all) { all.add(member); }
+                return all;
             });
-            if (redis == null) return member;
-            redis.subscribe(room);
+            if (redis != null) redis.subscribe(room);
             enlist("who:" + room, () -> List.of("" + member.nick));
-            if (members.size() <= CROWD) say(room, arrival);
+            say(room, member.arrival);
             return member;
         }
 
@@ -1309,8 +1303,8 @@ public final class Chat implements AutoCloseable {
             else redis.publish(room, line);
         }
 
-        /// Everybody here gets a line, at the same place of one order. An arrival is for those who
-        /// asked for that, and who arrives has heard of it. An error with one member is his alone.
+        /// Everybody here gets a line, at the same place of one order; an arrival, which no talker
+        /// can forge since a name comes first, who asked for it. An error with one is his alone.
         private void tell(String room, String line) {
             var message = WebSocket.Message.text(line);
             boolean arrival = line.startsWith(" ") && line.endsWith(JOINED);
@@ -1318,8 +1312,10 @@ public final class Chat implements AutoCloseable {
             synchronized (members) {
                 for (Member member : members) {
                     WebSocket to = member.webSocket;
-                    boolean told = !arrival || PRESENCE.equals(to.protocol())
-                            && !line.equals(member.arrival);
+                    boolean his = arrival && line.equals(member.arrival);
+                    boolean told = (member.arrived.get() || his) && (!arrival
+                            || PRESENCE.equals(to.protocol()) && (his || members.size() <= CROWD));
+                    if (his) member.arrived.set(true);
                     try { if (told) to.post(message); } catch (Throwable bug) { to.cutOff(null); }
                 }
             }
@@ -1327,13 +1323,13 @@ public final class Chat implements AutoCloseable {
 
         /// What somebody has typed: a line for all, or a command.
         void hear(Member member, String typed) {
-            boolean quoted = typed.startsWith("//");
-            if (typed.startsWith("/") && !quoted) {
-                String[] words = typed.strip().split("\\s+", 2);
-                String answer = obey(member, words[0], words.length > 1 ? words[1] : "");
-                var line = WebSocket.Message.text(" .... " + answer);
-                if (answer != null) member.webSocket.send(line);
-            } else say(member.room, member.nick + ": " + typed.substring(quoted ? 1 : 0));
+            if (!typed.startsWith("/") || typed.startsWith("//")) {
+                say(member.room, member.nick + ": " + typed.replaceFirst("^//", "/"));
+                return;
+            }
+            String[] words = typed.strip().split("\\s+", 2);
+            String answer = obey(member, words[0], words.length > 1 ? words[1] : "");
+            if (answer != null) member.webSocket.send(WebSocket.Message.text(" .... " + answer));
         }
 
         /// The commands. One more is one more case.
@@ -1350,7 +1346,7 @@ public final class Chat implements AutoCloseable {
 
         private String rename(Member member, String nick) {
             String old = member.nick.get();
-            if (!nick.matches(NAME + "{1,24}"))
+            if (!nick.matches(LETTER + "{1,24}"))
                 return "A name has 1 to 24 letters, digits, - or _.";
             if (!claim(nick, member.webSocket)) return "The name " + nick + " is taken.";
             member.nick.set(nick);
@@ -1361,7 +1357,7 @@ public final class Chat implements AutoCloseable {
             return null;
         }
 
-        /// Names that look alike are the same: nobody shall speak in another's.
+        /// Names that differ in case or form only are the same: nobody shall speak in another's.
         private static String key(String nick) {
             return Normalizer.normalize(nick, Normalizer.Form.NFKC).toLowerCase(Locale.ROOT);
         }
@@ -1370,7 +1366,7 @@ public final class Chat implements AutoCloseable {
         private boolean claim(String nick, WebSocket owner) {
             WebSocket holder = nicks.get(key(nick));
             return holder == owner || holder == null
-                    && !ask("ZADD", "names", "NX", end(), key(nick)).contains("0")
+                    && !ask("ZADD", "names", "NX", expiry(), key(nick)).contains("0")
                     && nicks.putIfAbsent(key(nick), owner) == null;
         }
 
@@ -1383,15 +1379,15 @@ public final class Chat implements AutoCloseable {
             return redis == null ? List.of() : redis.ask(words);
         }
 
-        private static String end() { return "" + (System.currentTimeMillis() + LIFE); }
+        private static String expiry() { return "" + (System.currentTimeMillis() + LIFE); }
 
-        /// Lets all servers know these names for some time, and forget who has not been named.
+        /// Adds names to a set of all servers, sorted by when they will be forgotten.
         private void enlist(String set, Supplier<Collection<String>> names) {
             if (redis == null) return;
             redis.asking.lock();                // lest someone is named again who goes meanwhile
             try {
                 var words = Stream.concat(Stream.of("ZADD", set), names.get().stream().flatMap(
-                        name -> Stream.of(end(), name))).toArray(String[]::new);
+                        name -> Stream.of(expiry(), name))).toArray(String[]::new);
                 if (words.length > 2) ask(words);
                 ask("ZREMRANGEBYSCORE", set, "-inf", "" + System.currentTimeMillis());
                 ask("PEXPIRE", set, "" + LIFE);
@@ -1412,7 +1408,6 @@ public final class Chat implements AutoCloseable {
         }
     }
 
-    /// The command line.
     static final class Options {
         static final String USAGE = """
             java Chat.java [OPTION ...]    serves a chat until it is stopped
@@ -1430,7 +1425,7 @@ public final class Chat implements AutoCloseable {
             closing 5 s; 10000 rooms; letters in the name of a room 64, of a person 24. Passwords:
             CHAT_KEYSTORE_PASSWORD, CHAT_REDIS_PASSWORD.""";
 
-        String host = "localhost", answer;
+        String host = "localhost", answer;          // to print in place of serving
         int httpPort = 8080, wsPort = 12345, maxMessage = 1 << 20, maxQueue = 8 << 20;
         int maxConnections = 10_000, maxPerAddress = 100;
         boolean deflate = true, trace;
@@ -1441,14 +1436,12 @@ public final class Chat implements AutoCloseable {
         private String name;                        // of the option that is being read
 
         /// @throws IllegalArgumentException with a sentence for whoever typed this
-        static Options parse(String... arguments) { return new Options(arguments); }
-
         Options(String... arguments) {
-            for (String word : arguments)
+            for (String word : arguments)                       // --flag=value is two words
                 words.addAll(List.of(word.split("=", word.startsWith("--") ? 2 : 1)));
             while ((name = words.poll()) != null)
                 switch (name) {
-                    case "--host" -> host = value(".+").replaceAll("^[^\\[].*:.*", "[$0]");
+                    case "--host" -> host = value(".+").replaceAll("^[^\\[].*:.*", "[$0]");  // IPv6
                     case "--http-port" -> httpPort = number(0, 65535);
                     case "--ws-port" -> wsPort = number(0, 65535);
                     case "--origin" -> origins.add(value("\\*|https?://[^/\\s]+"));
@@ -1508,6 +1501,7 @@ public final class Chat implements AutoCloseable {
             throw wrong("takes bytes in hex, such as 81 00");
         }
     }
+
     /// What the browser gets.
     static final String PAGE = """
 <!DOCTYPE html>

@@ -41,7 +41,7 @@ class ChatTest {
 
     /// A server on free ports: `try (Chat chat = chat("--max-message=1000")) { … }`
     static Chat chat(String... options) throws Exception {
-        return new Chat(Chat.Options.parse(Stream.concat(Stream.of("--http-port=0", "--ws-port=0"),
+        return new Chat(new Chat.Options(Stream.concat(Stream.of("--http-port=0", "--ws-port=0"),
                 Stream.of(options)).toArray(String[]::new))).start();
     }
 
@@ -2286,7 +2286,7 @@ class ChatTest {
     @DisplayName("What travels, explained")
     class Trace {
         private static String explain(String... hex) {
-            return Chat.Options.parse(Stream.concat(Stream.of("--explain"), Stream.of(hex))
+            return new Chat.Options(Stream.concat(Stream.of("--explain"), Stream.of(hex))
                     .toArray(String[]::new)).answer;
         }
 
@@ -4013,7 +4013,7 @@ class ChatTest {
             String start = "GET / HTTP/1.1\r\nHost: localhost\r\n";
             Callable<Raw> silent = () -> new Raw(chat.webSocketPort());
             Callable<Raw> half = () -> silent.call().ascii(start);
-            var options = Chat.Options.parse("--http-port=0", "--ws-port=0");
+            var options = new Chat.Options("--http-port=0", "--ws-port=0");
             options.tls = SSLContext.getDefault();              // no certificate gets that far
             try (Chat secure = new Chat(options).start(); Raw ada = guest(chat);
                     var executor = Executors.newVirtualThreadPerTaskExecutor()) {
@@ -4133,7 +4133,7 @@ class ChatTest {
         @DisplayName("--help names every limit with its value")
         void helpNamesEveryLimit() {
             String help = Chat.Options.USAGE.replaceAll("\\s+", " ");
-            var usual = Chat.Options.parse();
+            var usual = new Chat.Options();
             for (int value : new int[] {usual.maxMessage, usual.maxQueue, usual.maxConnections,
                     usual.maxPerAddress, Chat.WebSocket.MAX_HEADERS, Chat.Rooms.MAX_ROOMS})
                 assertTrue(help.contains("" + value), value + " is not in:\n" + help);
@@ -4237,7 +4237,7 @@ class ChatTest {
             for (String bad : List.of("chat.example", "https://", "https://a b", "https://a/",
                     "null", "ftp://a.example", "https://a.example/chat", "", "http://a http://b"))
                 assertThrows(IllegalArgumentException.class,
-                        () -> Chat.Options.parse("--origin=" + bad), bad);
+                        () -> new Chat.Options("--origin=" + bad), bad);
         }
 
         @ParameterizedTest
@@ -4695,7 +4695,7 @@ class ChatTest {
                 int files = openFiles();
                 int free = freePort();
                 for (int i = 0; i < 10; i++) {
-                    var chat = new Chat(Chat.Options.parse("--http-port=" + free,
+                    var chat = new Chat(new Chat.Options("--http-port=" + free,
                             "--ws-port=" + port));
                     assertTrue(assertThrows(IOException.class, chat::start).getMessage()
                             .contains(port));
@@ -4712,7 +4712,7 @@ class ChatTest {
             int httpPort = 0, wsPort = 0, files = 0;
             for (int i = 0; i < 22; i++) {
                 String[] ports = {"--http-port=" + httpPort, "--ws-port=" + wsPort, "--trace"};
-                Chat chat = new Chat(Chat.Options.parse(ports)).start();    // at once, on the same
+                Chat chat = new Chat(new Chat.Options(ports)).start();    // at once, on the same
                 httpPort = chat.httpPort();
                 wsPort = chat.webSocketPort();
                 var all = new ArrayList<Raw>();
@@ -4795,7 +4795,7 @@ class ChatTest {
         void toCloseTwiceDoesNoHarm() throws Exception {
             int files = 0;
             for (int i = 0; i < 12; i++) {
-                new Chat(Chat.Options.parse()).close();
+                new Chat(new Chat.Options()).close();
                 Chat chat = chat();
                 chat.close();
                 chat.close();
@@ -5619,13 +5619,13 @@ class ChatTest {
     class CommandLine {
         private static String wrong(String... arguments) {
             return assertThrows(IllegalArgumentException.class,
-                    () -> Chat.Options.parse(arguments)).getMessage();
+                    () -> new Chat.Options(arguments)).getMessage();
         }
 
         @Test
         @DisplayName("without options: loopback, the seed's ports, compression, no trace")
         void theDefaults() {
-            var options = Chat.Options.parse();
+            var options = new Chat.Options();
             assertEquals("localhost 8080 12345 true false [] null", String.join(" ", options.host,
                     "" + options.httpPort, "" + options.wsPort, "" + options.deflate,
                     "" + options.trace, "" + options.origins, "" + options.tls));
@@ -5638,7 +5638,7 @@ class ChatTest {
             "--origin, https://chat.example:8443"})
         void bothForms(String name, String value) throws Exception {
             for (String[] form : new String[][] {{name, value}, {name + "=" + value}}) {
-                var options = Chat.Options.parse(form);
+                var options = new Chat.Options(form);
                 assertEquals(value, String.valueOf(switch (name) {
                     case "--host" -> options.host;
                     case "--http-port" -> options.httpPort;
@@ -5656,7 +5656,7 @@ class ChatTest {
         @Test
         @DisplayName("options may stand in any order; --origin may stand there more than once")
         void inAnyOrder() {
-            var options = Chat.Options.parse("--trace", "--origin", "http://a", "--no-deflate",
+            var options = new Chat.Options("--trace", "--origin", "http://a", "--no-deflate",
                     "--origin=*", "--http-port=0", "--ws-port", "0");
             assertTrue(options.trace && !options.deflate && options.httpPort + options.wsPort == 0);
             assertEquals(Set.of("http://a", "*"), Set.copyOf(options.origins));
