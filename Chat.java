@@ -176,44 +176,47 @@ public final class Chat implements AutoCloseable {
     /// Answers a browser: with the page, at /trace with the wire, or with where the page is.
     private void page(HttpExchange exchange) throws IOException {
         String path = "" + exchange.getRequestURI().getRawPath(), nonce = "" + UUID.randomUUID();
-        var named = String.join(",", exchange.getRequestHeaders().getOrDefault("Host", List.of()));
-        String host = WebSocket.Handshake.hostName(named), method = exchange.getRequestMethod();
+        var hosts = exchange.getRequestHeaders().getOrDefault("Host", List.of());
+        String hostAndPort = String.join(",", hosts), method = exchange.getRequestMethod();
+        String host = WebSocket.Handshake.hostName(hostAndPort);
+        boolean head = method.equals("HEAD");
         // Who comes by another port comes through a proxy, which makes both ports one.
-        boolean direct = address("http", host).endsWith("//" + named), head = method.equals("HEAD");
+        boolean direct = address("http", host).endsWith("//" + hostAndPort);
         // The wire shows what everybody says, so it is only for who sits at this machine.
         boolean wire = options.trace && path.equals("/trace") && direct
                 && exchange.getRemoteAddress().getAddress().isLoopbackAddress();
         int status = !knows(host) ? 403 : !wire && Rooms.ofPath(path) == null ? 404
                 : head || method.equals("GET") ? 200 : 405;
         wire &= status == 200;
-        byte[] body = (status != 200 ? settings.hint() : PAGE.replace("{{nonce}}", nonce)
-                .replace("{{port}}", direct ? "" + webSocketPort() : "")
-                .replace("{{trace}}", "" + options.trace)).getBytes(UTF_8);
+        byte[] body = (status != 200 ? settings.hint() : wire ? "" : PAGE
+                .replace("{{nonce}}", nonce).replace("{{trace}}", "" + options.trace)
+                .replace("{{port}}", direct ? "" + webSocketPort() : "")).getBytes(UTF_8);
         Headers headers = exchange.getResponseHeaders();
-        headers.putAll(Headers.of("Allow", "GET, HEAD", "Cache-Control", "no-store", "Content-Type",
-                status != 200 ? "text/plain; charset=utf-8" : wire ? "text/event-stream"
-                : "text/html; charset=utf-8", "Referrer-Policy", "no-referrer",
+        headers.putAll(Headers.of("Content-Type", (status != 200 ? "text/plain" : wire
+                ? "text/event-stream" : "text/html") + "; charset=utf-8", "Allow", "GET, HEAD",
+                "Cache-Control", "no-store", "Referrer-Policy", "no-referrer",
                 "X-Content-Type-Options", "nosniff", "Content-Security-Policy", ("default-src "
                 + "'none'; script-src 'nonce-%1$s'; style-src 'nonce-%1$s'; connect-src 'self' "
                 + "%2$s; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors "
                 + "'none'").formatted(nonce, direct ? address("ws", host) : "")));
-        if (!wire) headers.set("Content-Length", "" + body.length);
+        if (!wire) headers.set("Content-Length", "" + body.length);         // for HEAD
         try (exchange) {
-            exchange.sendResponseHeaders(status, head ? -1 : wire ? 0 : body.length);
+            exchange.sendResponseHeaders(status, head ? -1 : body.length);  // 0: without an end
+            if (head) return;
+            exchange.getResponseBody().write(body);
             if (wire) stream(exchange.getResponseBody());
-            else if (!head) exchange.getResponseBody().write(body);
         }
     }
 
-    /// Tells a browser what is traced, as server-sent events, until one of them goes.
+    /// Tells a browser what is traced, as server-sent events, until either goes.
     private void stream(OutputStream body) {
         var queue = new ArrayBlockingQueue<String>(MAX_TRACED);
         watchers.add(queue);
         try (var out = new PrintStream(body, false, UTF_8)) {
-            out.print(":\n\n");                             // from now on nothing is missed
-            while (!out.checkError())
+            out.print(":\n\n");                    // a comment: from now on nothing is missed
+            while (!out.checkError())               // which flushes, too
                 out.print("data: " + queue.take().replace("\n", "\ndata: ") + "\n\n");
-        } catch (InterruptedException closing) {            // by close()
+        } catch (InterruptedException closing) {    // by close()
         } finally {
             watchers.remove(queue);
         }
