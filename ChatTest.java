@@ -3753,7 +3753,7 @@ class ChatTest {
                     Raw ada = Raw.open(chat, "/chat/x").assertNothingMore();
                     Raw bob = Raw.open(chat, "/chat/x").assertNothingMore();
                     Raw deaf = stalled(chat, "/chat/x")) {
-                // No input waits behind it: his own thread might write it to him, and get stuck.
+                // No input waits behind it: his own thread would write, if it might, and get stuck.
                 deaf.frame(0x81, new byte[much]);
                 bob.line();
                 ada.text("hello");
