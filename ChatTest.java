@@ -2914,6 +2914,28 @@ class ChatTest {
                 assertEquals(200, status(own, chat.httpPort(), "GET /", "chat.example"));
             }
         }
+
+        @Test
+        @DisplayName("for who watches and reads nothing 1,000 items are kept; he can go on later")
+        void whoWatchesAndReadsNothingFillsNoMemory() throws Exception {
+            var watchers = Chat.class.getDeclaredField("watchers");
+            watchers.setAccessible(true);
+            try (Chat chat = quiet("--trace"); var events = new Events(chat.httpPort());
+                    Raw raw = Raw.open(chat, "/echo")) {
+                var queue = (Queue<?>) ((Set<?>) watchers.get(chat)).iterator().next();
+                // Until the buffers of his connection are full, and then much more.
+                for (int full = 0, sent = 0; full < 2 * Chat.MAX_TRACED; sent++) {
+                    assertTrue(sent < 1_000_000, "he still gets more");
+                    raw.text("x").line();
+                    full = queue.size() < Chat.MAX_TRACED ? 0 : full + 1;
+                }
+                assertEquals(Chat.MAX_TRACED, queue.size());
+                for (boolean found = false; !found; ) {
+                    if (queue.isEmpty()) raw.text("later").line();
+                    found = events.next().toString().contains("later");
+                }
+            }
+        }
     }
 
     // ---- The chat: rooms, names, commands -----------------------------------------------------
