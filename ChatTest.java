@@ -6369,6 +6369,8 @@ class ChatTest {
                 for (String text : hostile) raw.text(text);
                 raw.text("end");
                 tab.until("ui.log.lastElementChild.querySelector('.text')?.textContent === 'end'");
+                tab.say("/<b>x</b>");                         // what the server says of that
+                tab.until("ui.log.lastElementChild.textContent.includes('no command /<b>x</b>.')");
                 for (int i = 0; i < hostile.size(); i++)
                     assertEquals(name + ": " + hostile.get(i), tab.ask(
                             "ui.log.querySelectorAll('li:has(.text)')[" + i + "].textContent"));
