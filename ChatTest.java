@@ -5856,8 +5856,9 @@ class ChatTest {
 
         private HttpResponse<String> ask(String method, String path) throws Exception {
             URI address = URI.create("http://localhost:" + chat.httpPort() + path);
-            return client.send(HttpRequest.newBuilder(address)
-                    .method(method, HttpRequest.BodyPublishers.noBody()).build(), HttpResponse.BodyHandlers.ofString());
+            return client.sendAsync(HttpRequest.newBuilder(address)
+                    .method(method, HttpRequest.BodyPublishers.noBody()).build(),
+                    HttpResponse.BodyHandlers.ofString()).get(PATIENCE, TimeUnit.SECONDS);
         }
 
         /// Sends these header lines, all of them and no others, and returns the whole answer.
