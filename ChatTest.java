@@ -1816,6 +1816,24 @@ class ChatTest {
         }
 
         @Test
+        @DisplayName("§7.2.2 to close before the handshake has ended is to cut off")
+        void toCloseBeforeTheHandshakeHasEndedIsToCutOff() throws Exception {
+            for (String start : List.of("", "GET / HTTP/1.1\r\n"))
+                try (var listener = new ServerSocket(0, 50, InetAddress.getLoopbackAddress());
+                        Raw raw = new Raw(listener.getLocalPort()).ascii(start)) {
+                    var webSocket = new Chat.WebSocket(listener.accept(),
+                            Chat.WebSocket.Settings.DEFAULT);
+                    Thread server = Thread.startVirtualThread(() -> webSocket.serve(
+                            handshake -> List.of(), opened -> { }));
+                    webSocket.close(1001, "");
+                    assertNotEquals(Chat.WebSocket.State.CONNECTING, webSocket.state());
+                    assertThrows(SocketException.class, raw::readAll);
+                    server.join(Duration.ofSeconds(PATIENCE));
+                    assertFalse(server.isAlive());
+                }
+        }
+
+        @Test
         @DisplayName("§7.1.1 who doesn't answer a Close is not waited for, and TCP ends with FIN")
         void whoDoesNotAnswerACloseIsNotWaitedFor() throws Exception {
             serving(webSocket -> {
