@@ -8156,6 +8156,28 @@ class ChatTest {
         }
 
         @Test
+        @DisplayName("an error while one is accepted does not keep out who comes after")
+        void anErrorWhileOneIsAcceptedKeepsOutNobodyElse() throws Exception {
+            var failures = new ArrayDeque<Throwable>(List.of(new IOException("a test's"),
+                    new OutOfMemoryError("a test's"), new OutOfMemoryError("another of a test's")));
+            var listener = Chat.class.getDeclaredField("listener");
+            listener.setAccessible(true);
+            try (var chat = new Chat(Chat.Options.parse("--http-port=0", "--ws-port=0"))) {
+                listener.set(chat, new ServerSocket() {
+                    @Override
+                    public Socket accept() throws IOException {
+                        Throwable failure = failures.poll();
+                        if (failure instanceof IOException io) throw io;
+                        if (failure instanceof Error error) throw error;
+                        return super.accept();
+                    }
+                });
+                chat.start();
+                Raw.open(chat, "/echo").close();
+            }
+        }
+
+        @Test
         @DisplayName("an error while one is watched leaves the others watched")
         void anErrorWhileOneIsWatchedLeavesTheOthersWatched() throws Exception {
             var settings = new Chat.WebSocket.Settings(1000, 1000, true, null, "", null, line -> {
