@@ -302,6 +302,11 @@ class ChatTest {
         public void close() throws IOException { socket.close(); }
     }
 
+    /// The JDK's own WebSocket, which else would wait for an answer to its handshake for ever.
+    static WebSocket.Builder opening(HttpClient client) {
+        return client.newWebSocketBuilder().connectTimeout(Duration.ofSeconds(PATIENCE));
+    }
+
     // ---- Helpers: the project's folder, programs as processes of their own --------------------
 
     /// The folder of Chat.java: the one in which the tests were started, or one above.
@@ -1402,7 +1407,7 @@ class ChatTest {
             try (HttpClient client = HttpClient.newHttpClient()) {
                 var peer = new Peer();
                 var uri = URI.create("ws://localhost:" + chat.webSocketPort() + "/echo");
-                WebSocket socket = client.newWebSocketBuilder().buildAsync(uri, peer).join();
+                WebSocket socket = opening(client).buildAsync(uri, peer).join();
                 for (String text : List.of("", "Hello", "é€😀", "x".repeat(126), "y".repeat(65536),
                         "z".repeat(1 << 20))) {
                     socket.sendText(text, true).join();
@@ -1433,20 +1438,20 @@ class ChatTest {
             try (HttpClient client = HttpClient.newHttpClient()) {
                 var uri = URI.create("ws://localhost:" + chat.webSocketPort() + "/chat/peer");
                 var peer = new Peer();
-                WebSocket socket = client.newWebSocketBuilder().subprotocols("foo", "presence")
+                WebSocket socket = opening(client).subprotocols("foo", "presence")
                         .buildAsync(uri, peer).join();
                 assertEquals("presence", socket.getSubprotocol());
                 String name = peer.next().toString().replaceAll("^ \\.{4} | has joined\\.$", "");
                 socket.sendText("Hello", true).join();
                 assertEquals(name + ": Hello", peer.next());
                 socket.abort();
-                socket = client.newWebSocketBuilder().subprotocols("foo", "bar")
+                socket = opening(client).subprotocols("foo", "bar")
                         .buildAsync(uri, new Peer()).join();
                 assertEquals("", socket.getSubprotocol());
                 socket.abort();
-                var nowhere = client.newWebSocketBuilder()
-                        .buildAsync(uri.resolve("/nowhere"), new Peer());
-                assertThrows(CompletionException.class, nowhere::join);
+                var nowhere = opening(client).buildAsync(uri.resolve("/nowhere"), new Peer());
+                assertInstanceOf(WebSocketHandshakeException.class,
+                        assertThrows(CompletionException.class, nowhere::join).getCause());
             }
         }
     }
@@ -3471,7 +3476,7 @@ class ChatTest {
                 }
             };
             try (var ada = present("/chat/jdk"); HttpClient client = HttpClient.newHttpClient()) {
-                WebSocket socket = client.newWebSocketBuilder().subprotocols("presence")
+                WebSocket socket = opening(client).subprotocols("presence")
                         .buildAsync(URI.create("ws://localhost:" + chat.webSocketPort()
                         + "/chat/jdk"), listener).join();
                 socket.sendText("/nick jdk", true).join();
@@ -7119,7 +7124,7 @@ class ChatTest {
                     assertEquals(200, client.send(HttpRequest.newBuilder(address).build(),
                             HttpResponse.BodyHandlers.discarding()).statusCode());
                     var lines = new LinkedBlockingQueue<String>();
-                    WebSocket socket = client.newWebSocketBuilder().buildAsync(
+                    WebSocket socket = opening(client).buildAsync(
                             URI.create(line.group(3) + "echo"), new WebSocket.Listener() {
                                 @Override
                                 public CompletionStage<?> onText(WebSocket from, CharSequence text,
