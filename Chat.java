@@ -107,15 +107,16 @@ public final class Chat implements AutoCloseable {
 
     /// Each connection gets a virtual thread: it may wait as long as it likes, that costs nothing.
     private void listen() {
-        while (true)
+        for (Throwable failure = null; !listener.isClosed(); )
             try {
+                if (failure != null) log("can't accept a connection: " + failure);
+                failure = null;
                 Socket socket = listener.accept();
                 if (connections.size() >= options.maxConnections + WAITING_ROOM) socket.close();
                 else Thread.startVirtualThread(() -> serve(socket));
-            } catch (IOException | OutOfMemoryError failure) {
-                if (listener.isClosed()) return;
+            } catch (IOException | OutOfMemoryError lost) {
+                failure = lost;
                 LockSupport.parkNanos(PAUSE);
-                log("can't accept a connection: " + failure);
             }
     }
 

@@ -8165,7 +8165,7 @@ class ChatTest {
                     new OutOfMemoryError("a test's"), new OutOfMemoryError("another of a test's")));
             var listener = Chat.class.getDeclaredField("listener");
             listener.setAccessible(true);
-            try (var chat = new Chat(Chat.Options.parse("--http-port=0", "--ws-port=0"))) {
+            try (var chat = new Chat(new Chat.Options("--http-port=0", "--ws-port=0"))) {
                 listener.set(chat, new ServerSocket() {
                     @Override
                     public Socket accept() throws IOException {
@@ -8175,8 +8175,11 @@ class ChatTest {
                         return super.accept();
                     }
                 });
+                PrintStream usual = System.err;
+                System.setErr(failingAt("can't accept", usual));        // nor while that is logged
                 chat.start();
                 Raw.open(chat, "/echo").close();
+                System.setErr(usual);
             }
         }
 
