@@ -57,10 +57,15 @@ class ChatTest {
         @AfterAll void stop() { chat.close(); }
     }
 
-    /// A port that nobody listens at.
-    static int freePort() throws IOException {
-        try (var probe = new ServerSocket(0, 50, InetAddress.getLoopbackAddress())) {
-            return probe.getLocalPort();
+    /// A port that nobody listens at, and that the system gives to nobody who asks for any.
+    static int freePort() {
+        while (true) {
+            int port = ThreadLocalRandom.current().nextInt(20_000, 32_000);
+            try (var probe = new ServerSocket(port, 50, InetAddress.getLoopbackAddress())) {
+                return probe.getLocalPort();
+            } catch (IOException taken) {
+                // try another
+            }
         }
     }
 
@@ -106,9 +111,10 @@ class ChatTest {
     /// `eventually(0, () -> rooms.size())`
     static <T> void eventually(T expected, Callable<T> actual) throws Exception {
         Instant deadline = Instant.now().plusSeconds(PATIENCE);
-        while (!Objects.equals(expected, actual.call()) && Instant.now().isBefore(deadline))
-            Thread.sleep(5);
-        assertEquals(expected, actual.call());
+        T answer;
+        while (!Objects.equals(expected, answer = actual.call())
+                && Instant.now().isBefore(deadline)) Thread.sleep(5);
+        assertEquals(expected, answer);
     }
 
     interface Script { void run(Raw raw) throws Exception; }
@@ -4745,7 +4751,7 @@ class ChatTest {
         @Test
         @DisplayName("started and stopped 20 times: no thread, file descriptor or port is left")
         void startedAndStopped20Times() throws Exception {
-            int httpPort = 0, wsPort = 0, files = 0;
+            int httpPort = freePort(), wsPort = freePort(), files = 0;
             for (int i = 0; i < 22; i++) {
                 String[] ports = {"--http-port=" + httpPort, "--ws-port=" + wsPort, "--trace"};
                 Chat chat = new Chat(new Chat.Options(ports)).start();    // at once, on the same
