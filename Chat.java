@@ -813,7 +813,6 @@ public final class Chat implements AutoCloseable {
         private void answer(String text) throws IOException {
             trace("out", () -> "the answer (§4.2.2)" + indented(text));
             out.write(text.getBytes(UTF_8));
-            out.flush();
         }
 
         /// Waits for the next message, and answers pings and a Close meanwhile.
@@ -835,8 +834,7 @@ public final class Chat implements AutoCloseable {
                 throw refusal;
             } catch (IOException lost) {
                 trace("", () -> "the end, without a Close (§7.1.5)" + culprit("unfinished"));
-                end(1000, "");                          // he may still listen; closeCode() is 1006
-                closed();
+                end(1000, "", State.CLOSED);            // he may still listen; closeCode() is 1006
             }
             return null;
         }
@@ -859,8 +857,7 @@ public final class Chat implements AutoCloseable {
             if (length > 2) checkText(payload, 2, length, true);
             closeCode = code;
             closeReason = length == 0 ? "" : new String(payload, 2, length - 2, UTF_8);
-            end(code, "");
-            closed();
+            end(code, "", State.CLOSED);
         }
 
         private Message data(Header header) throws IOException {
@@ -928,20 +925,19 @@ public final class Chat implements AutoCloseable {
         void close(int code, String reason) {
             if (!isLegal(code)) throw new IllegalArgumentException("no close code: " + code);
             synchronized (outbox) { if (state == State.CONNECTING) cutOff(null); }     // §7.2.2
-            end(code, reason);
+            end(code, reason, State.CLOSING);
         }
 
         /// Sends a Close, the reason cut between two characters to fit in 125 bytes (§5.5).
-        private void end(int code, String reason) {
+        private void end(int code, String reason, State next) {
             var payload = ByteBuffer.allocate(125);
             if (code != 1005) payload.putShort((short) code);       // which means none (§7.1.5)
             UTF_8.newEncoder().encode(CharBuffer.wrap(reason), payload, true);
             byte[] whole = Arrays.copyOf(payload.array(), payload.position());
             deadline = System.nanoTime() + seconds(CLOSE_TIME);
             outbox.add(Header.encode(CLOSE, 0, whole), true);
+            synchronized (outbox) { if (state != State.CLOSED) state = next; }
         }
-
-        private void closed() { synchronized (outbox) { state = State.CLOSED; } }
 
         State state() { return state; }
         String path() { return path; }              // of the request, still percent-encoded
@@ -957,12 +953,11 @@ public final class Chat implements AutoCloseable {
             String why = refusal.getMessage();
             log(refusal.code + " " + why);
             trace("", () -> "refused with " + refusal.code + ": " + why + culprit);
-            deadline = System.nanoTime() + seconds(CLOSE_TIME);
             try {
-                if (state != State.CONNECTING) end(refusal.code, why);
-                else answer(Handshake.refuse(refusal.code, why + ". " + settings.hint + "\n"));
+                if (state == State.CONNECTING)
+                    answer(Handshake.refuse(refusal.code, why + ". " + settings.hint + "\n"));
             } catch (IOException gone) { }
-            closed();
+            end(refusal.code, why, State.CLOSED);
         }
 
         private void log(String what) { settings.log.accept("#" + number + " " + what); }
@@ -997,7 +992,7 @@ public final class Chat implements AutoCloseable {
         /// §7.1.1: we close our half first and read until the peer has closed his. Closing with
         /// unread input is a reset, and that can overtake the Close frame.
         private void hangUp() {
-            closed();
+            synchronized (outbox) { state = State.CLOSED; }
             outbox.await(0);
             try (socket) {
                 stream.shutdownOutput();
@@ -1015,10 +1010,8 @@ public final class Chat implements AutoCloseable {
         /// One thread looks after all: deadlines in reads cost more, and don't see who never reads.
         private static void watch() {
             for (; ; LockSupport.parkNanos(seconds(1)))
-                for (WebSocket each : LIVE)
-                    try {
-                        each.look(System.nanoTime());
-                    } catch (Throwable bug) { each.cutOff(null); }     // out of memory, say
+                for (WebSocket one : LIVE)          // out of memory, say, is bad luck of this one
+                    try { one.look(System.nanoTime()); } catch (Throwable bug) { one.cutOff(null); }
         }
 
         private void look(long now) throws IOException {
