@@ -309,10 +309,10 @@ public final class Chat implements AutoCloseable {
                     503, "Service Unavailable");
 
             /// @param text gets what has come, be it right or not
-            static Handshake read(InputStream in, StringBuilder text) throws IOException {
+            static Handshake read(DataInputStream in, StringBuilder text) throws IOException {
                 for (int last = 0, next; last != 0x0d0a0d0a; last = last << 8 | next) {
                     rule(text.length() < MAX_HEAD, 431, "more than " + MAX_HEAD + " bytes");
-                    if ((next = in.read()) < 0) throw new EOFException();
+                    next = in.readUnsignedByte();
                     rule((next == '\n') == ((byte) last == '\r'), 400, "lines end with CR LF");
                     text.append((char) next);
                 }
@@ -331,17 +331,15 @@ public final class Chat implements AutoCloseable {
 
             /// The conditions of §4.2.1, in the order that gives the most helpful answer.
             private Handshake check() throws Refusal {
-                String version = header("Sec-WebSocket-Version");
+                String version = header("Sec-WebSocket-Version"), key = header("Sec-WebSocket-Key");
                 rule(method.equals("GET"), 405, "a WebSocket begins with GET (§4.2.1)");
                 rule(host() != null, 400, "one valid Host is needed (§4.2.1)");
                 rule(has("Upgrade", "websocket"), 426, "this port is for WebSockets only (§4.2.1)");
                 rule(Stream.of("Content-Length", "Transfer-Encoding")
                         .noneMatch(headers::containsKey), 400, "a GET has no body (§4.2.1)");
                 rule(has("Connection", "upgrade"), 400, "Connection: Upgrade is missing (§4.2.1)");
-                rule(KEY.matcher(header("Sec-WebSocket-Key")).matches(), 400,
-                        "one key of 16 bytes is needed (§4.2.1)");
-                rule(!version.isEmpty() && version.indexOf(',') < 0, 400,
-                        "one version is needed (§4.2.1)");
+                rule(KEY.matcher(key).matches(), 400, "one key of 16 bytes is needed (§4.2.1)");
+                rule(version.matches("[^,]+"), 400, "one version is needed (§4.2.1)");
                 rule(version.equals("13"), 426, "the only version is 13 (§4.4)");
                 return this;
             }
@@ -585,8 +583,7 @@ public final class Chat implements AutoCloseable {
                     waiting.add(frame);
                 }
                 if (full) cutOff("reads too slowly: " + unwritten + " bytes wait");
-                // The connection's own thread writes for itself, unless more input is waiting: what
-                // answers all of that makes better use of one system call.
+                // Its own thread writes itself, unless there is more to answer in one system call.
                 else if (idle && here && Thread.currentThread() == owner && !inputWaits()) run();
                 else if (idle) Thread.startVirtualThread(this::run);
                 return !full;
@@ -614,13 +611,6 @@ public final class Chat implements AutoCloseable {
                 List<byte[]> frames = waiting;
                 waiting = null;
                 return frames;
-            }
-
-            synchronized void giveUp() {
-                if (state != State.CLOSED) state = State.CLOSING;
-                unwritten = batch = 0;
-                waiting = null;
-                LockSupport.unpark(sleeper);
             }
 
             /// Waits until at most `most` bytes are unwritten: a talker is slowed by what he hears.
@@ -703,9 +693,9 @@ public final class Chat implements AutoCloseable {
             return text.toString();
         }
 
+        /// Shortens each line to so many characters.
         static String elide(String text, int most) {
-            return text.codePointCount(0, text.length()) <= most ? text
-                    : text.substring(0, text.offsetByCodePoints(0, most - 1)) + "…";
+            return text.replaceAll("(?dm)^(.{" + (most - 1) + "})..+", "$1…");
         }
 
         /// For a terminal: what could break a line or steer it, like ESC, becomes a number.
@@ -850,28 +840,25 @@ public final class Chat implements AutoCloseable {
                 outbox.add(Header.encode(PONG, 0, payload), true);
             }
             if (header.opcode != CLOSE) return;
-            // §5.5.1: a Close is answered with one of the same code; then TCP is closed
             rule(length != 1, 1002, "a Close has a code of two bytes or none (§5.5.1)");
             int code = length == 0 ? 1005 : ByteBuffer.wrap(payload).getChar();
             rule(length == 0 || isLegal(code), 1002, "a Close can't have this code (§7.4)");
             if (length > 2) checkText(payload, 2, length, true);
-            closeCode = code;
-            closeReason = length == 0 ? "" : new String(payload, 2, length - 2, UTF_8);
-            end(code, "", State.CLOSED);
+            if (length > 2) closeReason = new String(payload, 2, length - 2, UTF_8);
+            end(closeCode = code, "", State.CLOSED);    // §5.5.1: the same; then TCP is closed
         }
 
         private Message data(Header header) throws IOException {
             boolean first = header.opcode != CONTINUATION;
-            int start = gathered;
+            int start = gathered, most = settings.maxMessage;
             byte[] whole = null;
             try {
                 rule(first || fragments > 0, 1002, "there is no message to continue (§5.4)");
                 rule(!first || fragments == 0, 1002, "the message before has not ended (§5.4)");
                 if (first) opcode = header.opcode;
                 if (first) compressed = header.rsv != 0;
+                if (compressed) most += most / 256 + 64;    // it can have become a little longer
                 fragments++;
-                int most = settings.maxMessage;         // compressing can make it a little longer
-                if (compressed) most += most / 256 + 64;
                 rule(header.length <= most - gathered, 1009, "too long (§10.4)");
                 rule(header.length > 0 || fragments <= MAX_FRAGMENTS, 1008, "too many (§10.4)");
                 read(header.key, (int) header.length);
@@ -966,8 +953,7 @@ public final class Chat implements AutoCloseable {
         private void trace(String direction, Supplier<String> what) {
             if (settings.trace == null) return;
             String item = "%s #%-4d %-4s%s".formatted(now(), number, direction, what.get());
-            settings.trace.accept(item.lines().map(line -> elide(line, 100))
-                    .collect(Collectors.joining("\n")));
+            settings.trace.accept(elide(item, 100));
         }
 
         /// For the trace: the lines of an HTTP message.
@@ -1002,7 +988,11 @@ public final class Chat implements AutoCloseable {
 
         /// Ends the connection at once, without a Close: a reset, which leaves nothing unsent.
         void cutOff(String why) {
-            outbox.giveUp();
+            synchronized (outbox) {
+                if (state != State.CLOSED) state = State.CLOSING;
+                outbox.take();                          // gives up what waits,
+                outbox.take();                          // and what is being written
+            }
             try (socket) { socket.setSoLinger(true, 0); } catch (IOException closed) { }
             if (why != null) log(why);
         }
