@@ -509,9 +509,9 @@ public final class Chat implements AutoCloseable {
         static final Pattern OFFER = Pattern.compile(           // *+ never goes back, so never deep
                 "T(\\s*;\\s*T(\\s*=\\s*(T|\"[!-~&&[^\"]]+\"))?)*+".replace("T", Handshake.TOKEN));
         /// §7.1.2: java.util.zip can't promise a window of less than 15 bits, but reads all sizes.
-        static final Pattern KEPT = Pattern.compile("permessage-deflate(;server_max_window_bits=15"
-                + "|;client_max_window_bits(=([89]|1[0-5]))?"
-                + "|;(client|server)_no_context_takeover)*+");
+        static final Pattern KEPT = Pattern.compile("permessage-deflate((?!(;\\w+)\\b.*\\2\\b)("
+                + ";server_max_window_bits=15|;client_max_window_bits(=([89]|1[0-5]))?"
+                + "|;(client|server)_no_context_takeover))*+");         // none of them twice
 
         /// §7.1: the answer to the first offer that can be kept, or null for no compression.
         static String agree(List<String> offers) throws Refusal {
@@ -519,8 +519,7 @@ public final class Chat implements AutoCloseable {
                 rule(OFFER.matcher(offer).matches(), 400, "no list of extensions (§9.1)");
             for (String offer : offers) {
                 String plain = offer.replaceAll("[\\s\"\\\\]", "");
-                var names = Stream.of(plain.split(";")).map(part -> part.split("=")[0]);
-                if (KEPT.matcher(plain).matches() && names.allMatch(new HashSet<>()::add))
+                if (KEPT.matcher(plain).matches())
                     return "permessage-deflate; server_no_context_takeover; "
                             + "client_no_context_takeover"
                             + (plain.contains("server_max") ? "; server_max_window_bits=15" : "");
@@ -564,7 +563,7 @@ public final class Chat implements AutoCloseable {
         /// has piled up, and ends. A peer for whom too much piles up is cut off: to wait would hold
         /// up others, to leave a message out would be a lie.
         private final class Outbox {
-            private List<byte[]> waiting;
+            private List<byte[]> waiting = new ArrayList<>();
             private long batch;                         // bytes that are being written
             private volatile long unwritten, progress;  // bytes; since when it writes, in ns
             private volatile Thread sleeper;
@@ -579,7 +578,6 @@ public final class Chat implements AutoCloseable {
                     full = unwritten > settings.maxQueue;
                     if (full || (frame[0] & 0x0f) == CLOSE) state = State.CLOSING;      // §5.5.1
                     unwritten += frame.length;
-                    if (waiting == null) waiting = new ArrayList<>(4);
                     waiting.add(frame);
                 }
                 if (full) cutOff("reads too slowly: " + unwritten + " bytes wait");
@@ -591,7 +589,7 @@ public final class Chat implements AutoCloseable {
 
             private void run() {
                 try {
-                    for (List<byte[]> frames; (frames = take()) != null; ) {
+                    for (List<byte[]> frames; !(frames = take()).isEmpty(); ) {
                         var stream = frames.size() == 1 ? out   // one system call for all
                                 : new BufferedOutputStream(out, (int) Math.min(batch, 1 << 16));
                         for (byte[] frame : frames) {
@@ -603,13 +601,13 @@ public final class Chat implements AutoCloseable {
                 } catch (IOException lost) { cutOff(null); }
             }
 
-            /// @return what was added since it was last asked, for that is written now; else null
+            /// @return what was added since it was last asked, for that is written now
             private synchronized List<byte[]> take() {
                 batch = unwritten -= batch;
                 progress = System.nanoTime();
                 LockSupport.unpark(sleeper);
                 List<byte[]> frames = waiting;
-                waiting = null;
+                waiting = new ArrayList<>();
                 return frames;
             }
 
@@ -657,18 +655,15 @@ public final class Chat implements AutoCloseable {
                     + row(wire, start, wire.length, "payload, masked", "");
             text += row(payload, 0, payload.length, "payload", compressed && opcode < CLOSE
                     ? "compressed (RFC 7692 §7.2)" : meaning(opcode, payload));
-            if (inflated == null) return text;
-            int size = inflated.length;
-            return text + row(inflated, 0, size, "inflated to " + size,
+            int size = inflated == null ? 0 : inflated.length;
+            return inflated == null ? text : text + row(inflated, 0, size, "inflated to " + size,
                     "saves " + (size - gathered) + ": " + meaning(TEXT, inflated));
         }
 
         /// Up to eight bytes, of more the first four and the last three; their name and meaning.
         private static String row(byte[] bytes, int from, int to, String name, String meaning) {
-            HexFormat hex = HexFormat.ofDelimiter(" ");
-            String shown = from == to ? "-" : to - from <= 8 ? hex.formatHex(bytes, from, to)
-                    : hex.formatHex(bytes, from, from + 4) + " … "
-                    + hex.formatHex(bytes, to - 3, to);
+            String hex = from == to ? "-" : HexFormat.ofDelimiter(" ").formatHex(bytes, from, to);
+            String shown = hex.replaceFirst("(.{11}) .{5}.* (.{8})", "$1 … $2");
             return "\n    %-23s  %-25s %s".formatted(shown, name, meaning).stripTrailing();
         }
 
@@ -730,13 +725,12 @@ public final class Chat implements AutoCloseable {
         private long number;
         private String path, protocol, closeReason = "";
         private int closeCode = 1006;
-        private boolean deflating, pinged;
+        private boolean deflating, pinged, compressed;
         private volatile State state = State.CONNECTING;
         private volatile long heard = System.nanoTime(), deadline = heard + seconds(HANDSHAKE_TIME);
-        // Of a message whose end has not come: the number of its fragments (0: there is none), its
-        // opcode, its bytes, how many of them there are, and are checked.
+        // Of a message whose end has not come: its fragments (0: there is none), its opcode, its
+        // bytes, how many of them there are, and are checked.
         private int fragments, opcode, gathered, checked;
-        private boolean compressed;
         private byte[] message = {};
 
         WebSocket(Socket socket, Settings settings) {
