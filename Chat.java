@@ -308,7 +308,6 @@ public final class Chat implements AutoCloseable {
                     431, "Request Header Fields Too Large", 500, "Internal Server Error",
                     503, "Service Unavailable");
 
-            /// @param text gets what has come, be it right or not
             static Handshake read(DataInputStream in, StringBuilder text) throws IOException {
                 for (int last = 0, next; last != 0x0d0a0d0a; last = last << 8 | next) {
                     rule(text.length() < MAX_HEAD, 431, "more than " + MAX_HEAD + " bytes");
@@ -346,10 +345,9 @@ public final class Chat implements AutoCloseable {
 
             String header(String name) { return headers.getOrDefault(name, ""); }
 
-            /// The elements of a list; there may be empty ones, which mean nothing.
             List<String> list(String name) {
                 return Stream.of(header(name).split(",")).map(String::strip)
-                        .filter(element -> !element.isEmpty()).toList();
+                        .filter(element -> !element.isEmpty()).toList();    // empty: means nothing
             }
 
             private boolean has(String name, String element) {
@@ -466,8 +464,7 @@ public final class Chat implements AutoCloseable {
             }
         }
 
-        /// §7.4: whether a Close frame may carry this code.
-        static boolean isLegal(int code) {
+        static boolean isLegal(int code) {              // in a Close frame (§7.4)
             return code >= 1000 && code < 1004 || code > 1006 && code < 1015
                     || code >= 3000 && code < 5000;
         }
@@ -491,8 +488,7 @@ public final class Chat implements AutoCloseable {
             }
         }
 
-        /// §8.1: checks UTF-8, and returns where the first character begins that is incomplete.
-        /// @param whole whether that is all, so that none may be incomplete
+        /// §8.1: checks UTF-8; returns where an incomplete character begins, if that is not all.
         static int checkText(byte[] bytes, int from, int to, boolean whole) throws Refusal {
             var rest = ByteBuffer.wrap(bytes, from, to - from);
             var result = UTF_8.newDecoder().decode(rest, CharBuffer.allocate(to - from), whole);
@@ -527,21 +523,19 @@ public final class Chat implements AutoCloseable {
             return null;
         }
 
-        /// §7.2.1: deflate, flush, drop the four bytes with which a flush ends.
         static byte[] deflate(byte[] message) {
             var deflater = new Deflater(Deflater.BEST_SPEED, true);
             byte[] out = new byte[message.length + message.length / 256 + 64];      // is enough
             deflater.setInput(message);
             int size = deflater.deflate(out, 0, out.length, Deflater.SYNC_FLUSH);
             deflater.end();
-            return Arrays.copyOf(out, size - 4);
+            return Arrays.copyOf(out, size - 4);        // §7.2.1: without what ends each flush
         }
 
-        /// §7.2.2: put the four bytes back and inflate, but not one byte beyond `limit`.
         static byte[] inflate(byte[] message, int limit) throws Refusal {
             rule(message.length > 0, 1002, "compressed data is never empty (RFC 7692 §7.2.1)");
             byte[] input = Arrays.copyOf(message, message.length + 4), chunk = new byte[8192];
-            Arrays.fill(input, message.length + 2, input.length, (byte) 0xff);      // 00 00 ff ff
+            Arrays.fill(input, message.length + 2, input.length, (byte) 0xff);  // §7.2.2: 0 0 ff ff
             var inflater = new Inflater(true);
             var out = new ByteArrayOutputStream(2 * input.length);
             try {
@@ -601,7 +595,6 @@ public final class Chat implements AutoCloseable {
                 } catch (IOException lost) { cutOff(null); }
             }
 
-            /// @return what was added since it was last asked, for that is written now
             private synchronized List<byte[]> take() {
                 batch = unwritten -= batch;
                 progress = System.nanoTime();
@@ -636,14 +629,11 @@ public final class Chat implements AutoCloseable {
             byte[] wire = header.encode(payload);
             int opcode = header.opcode, start = wire.length - payload.length;
             int key = header.masked ? start - 4 : start, more = key - 2;
-            String name = OPCODES.get(opcode), role = switch (opcode) {
-                case CLOSE -> " (§5.5.1)";
-                case PING -> ", wants a PONG (§5.5.2)";
-                case PONG -> " (§5.5.3)";
-                default -> !header.fin ? ", fragment " + fragments + ", more to come (§5.4)"
-                        : fragments == 1 ? ", a whole message (§5.6)"
-                        : ", the last of " + fragments + " fragments (§5.4)";
-            };
+            String name = OPCODES.get(opcode), role = opcode == CLOSE ? " (§5.5.1)"
+                    : opcode == PING ? ", wants a PONG (§5.5.2)" : opcode == PONG ? " (§5.5.3)"
+                    : !header.fin ? ", fragment " + fragments + ", more to come (§5.4)"
+                    : fragments == 1 ? ", a whole message (§5.6)"
+                    : ", the last of " + fragments + " fragments (§5.4)";
             String text = name + " frame, " + header.length
                     + (header.length == 1 ? " byte" : " bytes")
                     + row(wire, 0, 1, "FIN=%d RSV=%d00 opcode=%d".formatted(header.fin ? 1 : 0,
@@ -688,7 +678,6 @@ public final class Chat implements AutoCloseable {
             return text.toString();
         }
 
-        /// Shortens each line to so many characters.
         static String elide(String text, int most) {
             return text.replaceAll("(?dm)^(.{" + (most - 1) + "})..+", "$1…");
         }
@@ -868,8 +857,7 @@ public final class Chat implements AutoCloseable {
             return new Message(opcode == TEXT, whole);
         }
 
-        /// Reads a payload and checks text while it comes. No length is trusted: the array grows
-        /// only with what has come.
+        /// Checks text while it comes. No length is trusted: the array grows with what has come.
         private void read(int key, int length) throws IOException {
             for (int done = 0, got; done < length; done += got) {
                 int from = gathered, rest = length - done;
@@ -899,8 +887,7 @@ public final class Chat implements AutoCloseable {
         /// Sends a message, but never waits: for who holds a lock, or speaks to many.
         boolean post(Message message) { return outbox.add(message.frame(deflating), false); }
 
-        /// Asks for a sign of life (§5.5.2).
-        void ping() { outbox.add(Header.encode(PING, 0, new byte[0]), true); }
+        void ping() { outbox.add(Header.encode(PING, 0, new byte[0]), true); }      // §5.5.2
 
         /// Begins to close (§7.1.2); receive() returns null when the peer has answered.
         void close(int code, String reason) {
@@ -924,9 +911,7 @@ public final class Chat implements AutoCloseable {
         String path() { return path; }              // of the request, still percent-encoded
         String protocol() { return protocol; }      // the subprotocol agreed on, or null
         String closeReason() { return closeReason; }
-
-        /// The code of the peer's Close; 1005 if it had none, 1006 if there was no Close (§7.1.5).
-        int closeCode() { return closeCode; }
+        int closeCode() { return closeCode; }       // §7.1.5: 1005: of none, 1006: without a Close
 
         /// The one place where a failure is answered. Nothing more of the peer is heard (§7.1.7).
         private void fail(Refusal refusal, String culprit) {
@@ -943,14 +928,12 @@ public final class Chat implements AutoCloseable {
 
         private void log(String what) { settings.log.accept("#" + number + " " + what); }
 
-        /// @param direction "in", "out", or "" for what befalls the connection itself
         private void trace(String direction, Supplier<String> what) {
             if (settings.trace == null) return;
             String item = "%s #%-4d %-4s%s".formatted(now(), number, direction, what.get());
             settings.trace.accept(elide(item, 100));
         }
 
-        /// For the trace: the lines of an HTTP message.
         private static String indented(String text) {
             return Pattern.compile("\r\n|(?<=\\G.{94})").splitAsStream(text.strip())
                     .map(line -> "\n    " + printable(line)).collect(Collectors.joining());
