@@ -294,10 +294,10 @@ public final class Chat implements AutoCloseable {
         // ---- The opening handshake (§4.2) -----------------------------------------------------
 
         /// The request of a client. The values of a header that comes again follow after a comma.
-        record Handshake(String method, String target, Map<String, String> headers) {
+        record Handshake(String method, String path, Map<String, String> headers) {
             static final String TOKEN = "[!#$%&'*+.^_`|~0-9A-Za-z-]+";
-            static final Pattern REQUEST = Pattern.compile(
-                    "(" + TOKEN + ") (?:https?://[^/?#\\s]+)?(/[!-~&&[^#]]*) HTTP/1\\.[1-9]");
+            static final Pattern REQUEST = Pattern.compile("(" + TOKEN + ") (?:https?://"
+                    + "[^/?#\\s]+)?(/[!-~&&[^?#]]*)(\\?[!-~&&[^#]]*)? HTTP/1\\.[1-9]");
             static final Pattern HEADER = Pattern.compile("(" + TOKEN + "):([\t -~\\x80-\\xff]*)");
             static final Pattern KEY = Pattern.compile("[A-Za-z0-9+/]{22}==");
             static final Pattern HOST = Pattern.compile(
@@ -354,7 +354,6 @@ public final class Chat implements AutoCloseable {
                 return list(name).stream().anyMatch(element::equalsIgnoreCase);
             }
 
-            String path() { return target.split("\\?", 2)[0]; }        // still percent-encoded
             String host() { return hostName(header("Host")); }
 
             /// The name by which a client calls this server, without the port; null for none.
@@ -513,14 +512,11 @@ public final class Chat implements AutoCloseable {
         static String agree(List<String> offers) throws Refusal {
             for (String offer : offers)
                 rule(OFFER.matcher(offer).matches(), 400, "no list of extensions (§9.1)");
-            for (String offer : offers) {
-                String plain = offer.replaceAll("[\\s\"\\\\]", "");
-                if (KEPT.matcher(plain).matches())
-                    return "permessage-deflate; server_no_context_takeover; "
-                            + "client_no_context_takeover"
-                            + (plain.contains("server_max") ? "; server_max_window_bits=15" : "");
-            }
-            return null;
+            return offers.stream().map(offer -> offer.replaceAll("[\\s\"\\\\]", ""))
+                    .filter(KEPT.asMatchPredicate()).findFirst().map(kept ->
+                    "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+                    + (kept.contains("server_max") ? "; server_max_window_bits=15" : ""))
+                    .orElse(null);
         }
 
         static byte[] deflate(byte[] message) {
