@@ -308,13 +308,16 @@ public final class Chat implements AutoCloseable {
                     431, "Request Header Fields Too Large", 500, "Internal Server Error",
                     503, "Service Unavailable");
 
-            static Handshake read(DataInputStream in, StringBuilder text) throws IOException {
-                for (int last = 0, next; last != 0x0d0a0d0a; last = last << 8 | next) {
-                    rule(text.length() < MAX_HEAD, 431, "more than " + MAX_HEAD + " bytes");
-                    next = in.readUnsignedByte();
-                    rule((next == '\n') == ((byte) last == '\r'), 400, "lines end with CR LF");
-                    text.append((char) next);
-                }
+            static Handshake read(DataInputStream in, Consumer<String> show) throws IOException {
+                var text = new StringBuilder();
+                try {
+                    for (int last = 0, next; last != 0x0d0a0d0a; last = last << 8 | next) {
+                        rule(text.length() < MAX_HEAD, 431, "more than " + MAX_HEAD + " bytes");
+                        next = in.readUnsignedByte();
+                        rule((next == '\n') == ((byte) last == '\r'), 400, "lines end with CR LF");
+                        text.append((char) next);
+                    }
+                } finally { show.accept("" + text); }           // be it right or not
                 List<String> lines = text.toString().lines().toList();
                 Matcher request = REQUEST.matcher(lines.get(0));
                 rule(request.matches(), 400, "this is not an HTTP/1.1 request (§4.2.1)");
@@ -582,10 +585,9 @@ public final class Chat implements AutoCloseable {
                     for (List<byte[]> frames; !(frames = take()).isEmpty(); ) {
                         var stream = frames.size() == 1 ? out   // one system call for all
                                 : new BufferedOutputStream(out, (int) Math.min(batch, 1 << 16));
-                        for (byte[] frame : frames) {
-                            if (settings.trace != null) trace("out", () -> explain(frame));
-                            stream.write(frame);
-                        }
+                        if (settings.trace != null)
+                            frames.forEach(frame -> trace("out", () -> explain(frame)));
+                        for (byte[] frame : frames) stream.write(frame);
                         stream.flush();
                     }
                 } catch (IOException lost) { cutOff(null); }
@@ -762,13 +764,8 @@ public final class Chat implements AutoCloseable {
                 stream = settings.tls.getSocketFactory().createSocket(socket, null, true);
             in = new DataInputStream(new BufferedInputStream(stream.getInputStream(), INPUT));
             out = stream.getOutputStream();
-            var text = new StringBuilder();
-            Handshake handshake;
-            try {
-                handshake = Handshake.read(in, text);
-            } finally {
-                trace("in", () -> "the opening handshake (§4.1)" + indented("" + text));
-            }
+            Handshake handshake = Handshake.read(in, text ->
+                    trace("in", () -> "the opening handshake (§4.1)" + indented(text)));
             path = handshake.path();
             protocol = handshake.choose(welcome.of(handshake));
             String extensions = agree(handshake.list("Sec-WebSocket-Extensions"));
@@ -961,11 +958,9 @@ public final class Chat implements AutoCloseable {
 
         /// Ends the connection at once, without a Close: a reset, which leaves nothing unsent.
         void cutOff(String why) {
-            synchronized (outbox) {
-                if (state != State.CLOSED) state = State.CLOSING;
-                outbox.take();                          // gives up what waits,
-                outbox.take();                          // and what is being written
-            }
+            synchronized (outbox) { if (state != State.CLOSED) state = State.CLOSING; }
+            outbox.take();                              // gives up what waits,
+            outbox.take();                              // and what is being written
             try (socket) { socket.setSoLinger(true, 0); } catch (IOException closed) { }
             if (why != null) log(why);
         }
