@@ -665,15 +665,13 @@ public final class Chat implements AutoCloseable {
         /// Explains frames of either direction, until one of them breaks a rule.
         static String explain(byte[] frames) {
             var text = new StringJoiner("\n");
-            var webSocket = new WebSocket(null, new Settings(1 << 30, 0, true, null, "", traced -> {
-                if (traced.endsWith(" (§7.1.5)")) return;                   // all is explained
-                text.add(traced.replaceFirst("\\S+ +\\S+ +(in +)?", ""));   // time, connection
-            }, line -> { }));
+            var webSocket = new WebSocket(null, new Settings(1 << 30, 0, true, null, "", traced ->
+                    text.add(traced.replaceFirst("^\\S+ +\\S+ +(in +)?", "")), line -> { }));
             webSocket.in = new DataInputStream(new ByteArrayInputStream(frames));
             webSocket.deflating = true;
             webSocket.state = State.CLOSING;            // so it reads to the end, and says nothing
             try { webSocket.receive(); } catch (Refusal explained) { }
-            return text.toString();
+            return text.toString().replaceFirst("\n?the end, without a Close \\(§7.1.5\\)$", "");
         }
 
         static String elide(String text, int most) {
