@@ -5469,7 +5469,8 @@ class ChatTest {
                     talk(all, i, i + 1);
                     allHear(all, i);
                     bob.say("/nick " + ada.name).hears(" .... The name " + ada.name + " is taken.");
-                    eventually(true, () -> List.of(bob.say("/who").line().split("[ ,]+")).containsAll(
+                    eventually(true, () -> List.of(bob.say("/who").line().split("[ ,]+"))
+                            .containsAll(
                             List.of(ada.name, ann.name, bob.name)));
                     for (Guest guest : List.of(ada, ann, bob, eve))
                         guest.assertOnce((AWAY + BACK).repeat(i + 1));
@@ -5952,7 +5953,8 @@ class ChatTest {
             try (Raw raw = new Raw(chat.httpPort())) {
                 for (String method : List.of("GET", "HEAD", "POST", "HEAD", "GET")) {
                     String head = raw.ascii(method + request).readHead();
-                    assertTrue(head.startsWith("HTTP/1.1 " + (method.equals("POST") ? 405 : 200)), head);
+                    assertTrue(head.startsWith("HTTP/1.1 " + (method.equals("POST") ? 405 : 200)),
+                            head);
                     Matcher length = Pattern.compile("(?i)Content-Length: (\\d+)").matcher(head);
                     assertTrue(length.find(), head);
                     if (!method.equals("HEAD")) raw.read(Integer.parseInt(length.group(1)));
@@ -5961,7 +5963,8 @@ class ChatTest {
         }
 
         @Test void otherMethodsAreRefusedWithTheOnesThatWork() throws Exception {
-            for (String method : List.of("POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "FOO")) {
+            for (String method : List.of("POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE",
+                    "FOO")) {
                 var answer = ask(method, "/chat/tea");
                 assertEquals(405, answer.statusCode(), method);
                 assertEquals("GET, HEAD", header(answer, "Allow"));
@@ -5979,11 +5982,14 @@ class ChatTest {
                 assertEquals(404, answer.statusCode(), path);
                 assertEquals("text/plain; charset=utf-8", header(answer, "Content-Type"), path);
                 assertEquals("nosniff", header(answer, "X-Content-Type-Options"), path);
-                assertEquals("" + utf8(answer.body()).length, header(answer, "Content-Length"), path);
+                assertEquals("" + utf8(answer.body()).length, header(answer, "Content-Length"),
+                        path);
             }
             assertEquals(404, ask("POST", "/no").statusCode());
-            for (String path : List.of("//", "//chat", "/chat//tea", "/./chat", "/chat/../chat", "*"))
-                assertStatus("40[04]", raw(chat, "GET " + path + " HTTP/1.1", "Host: localhost"), path);
+            for (String path : List.of("//", "//chat", "/chat//tea", "/./chat", "/chat/../chat",
+                    "*"))
+                assertStatus("40[04]", raw(chat, "GET " + path + " HTTP/1.1", "Host: localhost"),
+                        path);
         }
 
         @Test void onlyItsOwnNamesAreAnsweredOnLoopback() throws Exception {
@@ -6002,14 +6008,16 @@ class ChatTest {
         }
 
         private static void assertStatus(String expected, String answer, String message) {
-            assertTrue(answer.matches("(?s)HTTP/1.1 " + expected + " .*"), () -> message + ": " + answer.lines().findFirst());
+            assertTrue(answer.matches("(?s)HTTP/1.1 " + expected + " .*"), () -> message + ": "
+                    + answer.lines().findFirst());
         }
 
         @Test void thePolicyNamesTheHostThatWasAskedFor() throws Exception {
             String answer = raw(chat, "GET /chat HTTP/1.1", "Host: 127.0.0.1:" + chat.httpPort());
             assertTrue(answer.contains("connect-src 'self' ws://127.0.0.1:%d;".formatted(
                     chat.webSocketPort())), answer);
-            assertTrue(answer.contains("'" + chat.webSocketPort() + "'"), "the page learns the port");
+            assertTrue(answer.contains("'" + chat.webSocketPort() + "'"),
+                    "the page learns the port");
         }
 
         @Test void behindAProxyThePageUsesOnePortForBoth() throws Exception {
@@ -6037,22 +6045,26 @@ class ChatTest {
                 // until both the message and its echo were shown
                 while (seen.stream().filter(line -> line.contains("TEXT frame")).count() < 2)
                     seen.add(lines.readLine());
-                String all = String.join("\n", seen), time = "\ndata: \\d\\d:\\d\\d:\\d\\d[.]\\d{3}";
+                String all = String.join("\n", seen),
+                        time = "\ndata: \\d\\d:\\d\\d:\\d\\d[.]\\d{3}";
                 for (String expected : List.of(time + " #\\d+ +in  the opening handshake",
                         time + " #\\d+ +in  TEXT frame", time + " #\\d+ +out TEXT frame",
                         "\ndata:     37 fa 21 3d {14}masking key "))
-                    assertTrue(Pattern.compile(expected).matcher(all).find(), expected + " in " + all);
+                    assertTrue(Pattern.compile(expected).matcher(all).find(), expected + " in "
+                            + all);
                 assertFalse(all.contains("/trace"), all);
                 // chunk sizes, comments, titles and rows; nothing else, whatever clients send
                 for (String line : seen)
-                    assertTrue(line.matches("[0-9a-f]*|:.*|data: (\\d\\d:|    )[^\t\u001b]*"), line);
+                    assertTrue(line.matches("[0-9a-f]*|:.*|data: (\\d\\d:|    )[^\t\u001b]*"),
+                            line);
                 assertTrue(seen.stream().noneMatch(line -> line.startsWith("data: forged")), all);
             }
         }
 
         @Test void theWireIsForNoOtherName() throws Exception {
             try (Chat traced = chat("--trace")) {
-                assertStatus("403", raw(traced, "GET /trace HTTP/1.1", "Host: evil.example"), "name");
+                assertStatus("403", raw(traced, "GET /trace HTTP/1.1", "Host: evil.example"),
+                        "name");
                 assertStatus("405", raw(traced, "POST /trace HTTP/1.1", "Host: localhost:"
                         + traced.httpPort()), "POST");
             }
@@ -6112,7 +6124,8 @@ class ChatTest {
 
         /// A server on the ports of one that has stopped.
         private Chat again(Chat stopped) throws Exception {
-            return chat("--http-port=" + stopped.httpPort(), "--ws-port=" + stopped.webSocketPort());
+            return chat("--http-port=" + stopped.httpPort(), "--ws-port="
+                    + stopped.webSocketPort());
         }
 
         private String name(Browser.Tab tab) throws Exception {
@@ -6231,7 +6244,8 @@ class ChatTest {
                 assertEquals("chat-input", tab.ask("document.activeElement.id"));
                 // in a hidden tab the list follows, and the title counts what was not seen
                 String hide = """
-                        Object.defineProperty(document, 'hidden', { value: %s, configurable: true }),
+                        Object.defineProperty(document, 'hidden', { value: %s,
+                                configurable: true }),
                         document.dispatchEvent(new Event('visibilitychange', { bubbles: true }))""";
                 tab.ask(hide.formatted(true));
                 for (int i = 0; i < 2; i++) raw.text("unseen " + i);
@@ -6298,7 +6312,8 @@ class ChatTest {
             // timers of a second or more never run out, so that only the event can be the cause
             Browser.Tab tab = browser.open("about:blank", """
                     const realTimeout = window.setTimeout;
-                    window.setTimeout = (task, delay) => delay < 1000 && realTimeout(task, delay);""");
+                    window.setTimeout = (task, delay) => delay < 1000 && realTimeout(task,
+                            delay);""");
             try (first) {
                 tab.navigate(room(first, "online"));
                 tab.until(CONNECTED);
@@ -6420,7 +6435,8 @@ class ChatTest {
         @Test void linksInAMessageCanBeFollowedAndLeadSafelyAway() throws Exception {
             Browser.Tab tab = join(chat, "links");
             String here = "http://localhost:" + chat.httpPort() + "/chat/links-2";
-            tab.say("see https://example.org/a_(b), (http://example.net/?q=1&r=ö#x). ftp://no.example "
+            tab.say("see https://example.org/a_(b), (http://example.net/?q=1&r=ö#x). "
+                    + "ftp://no.example "
                     + "HTTPS://EXAMPLE.COM! mailto:no https:// http://[ " + here);
             tab.until("ui.log.querySelectorAll('a').length >= 4");
             String links = "[...document.querySelectorAll('a')]";
@@ -6428,7 +6444,8 @@ class ChatTest {
                     "http://example.net/?q=1&r=%C3%B6#x _blank", "https://example.com/ _blank",
                     here + " "), tab.ask(links
                     + ".map(link => link.href + ' ' + link.target).join('|')"));
-            assertEquals("true", tab.ask(links + ".every(link => link.rel === 'noopener noreferrer')"));
+            assertEquals("true", tab.ask(links
+                    + ".every(link => link.rel === 'noopener noreferrer')"));
             // to another room, and back and forward
             tab.ask("ui.log.querySelector('a:last-of-type').click()");
             tab.until("document.title === 'links-2' && " + CONNECTED);
@@ -6486,9 +6503,11 @@ class ChatTest {
                         assertEquals("", tab.ask("""
                                 [document.documentElement, document.body, ui.log, ui.frames]
                                   .filter(element => element.scrollWidth > element.clientWidth)
-                                  .map(element => element.tagName + element.id).join()"""), width + " px");
+                                  .map(element => element.tagName + element.id)
+                                          .join()"""), width + " px");
                         assertEquals("true", tab.ask("""
-                                (({ right, bottom }) => right <= innerWidth && bottom <= innerHeight)
+                                (({ right, bottom }) => right <= innerWidth
+                                        && bottom <= innerHeight)
                                   (ui.input.getBoundingClientRect())"""));
                         tab.ask("ui.toggle.click()");
                     }
@@ -6500,7 +6519,8 @@ class ChatTest {
         @Test void namesAndNoticesHaveEnoughContrastInBothSchemes() throws Exception {
             for (String scheme : List.of("light", "dark")) {
                 Browser.Tab tab = join(chat, "contrast");
-                tab.send("Emulation.setEmulatedMedia", ("{'features':[{'name':'prefers-color-scheme',"
+                tab.send("Emulation.setEmulatedMedia",
+                        ("{'features':[{'name':'prefers-color-scheme',"
                         + "'value':'" + scheme + "'}]}").replace('\'', '"'));
                 try (Raw raw = Raw.open(chat, "/chat/contrast")) {
                     for (int i = 0; i < 200; i++) raw.text("/nick " + scheme + i).text("hello");
@@ -6513,7 +6533,8 @@ class ChatTest {
                             brush.fillStyle = colour;
                             brush.fillRect(0, 0, 1, 1);
                             const [r, g, b] = [...brush.getImageData(0, 0, 1, 1).data].map(c =>
-                              c / 255 <= .04045 ? c / 255 / 12.92 : ((c / 255 + .055) / 1.055) ** 2.4);
+                              c / 255 <= .04045 ? c / 255 / 12.92 : ((c / 255
+                                      + .055) / 1.055) ** 2.4);
                             return .2126 * r + .7152 * g + .0722 * b;
                           };
                           const paper = light(getComputedStyle(document.body).backgroundColor);
@@ -6529,11 +6550,13 @@ class ChatTest {
 
         @Test void itCanBeUsedByKeyboardAndByEar() throws Exception {
             Browser.Tab tab = join(chat, "ear");
-            assertEquals("log messages message status alert", tab.ask("[ui.log.role, ui.log.ariaLabel, "
+            assertEquals("log messages message status alert",
+                    tab.ask("[ui.log.role, ui.log.ariaLabel, "
                     + "ui.input.ariaLabel, ui.state.role, ui.hint.role].join(' ')"));
             tab.press("Tab", 9);
             assertEquals("send", tab.ask("document.activeElement.id"));
-            assertNotEquals("none", tab.ask("getComputedStyle(document.activeElement).outlineStyle"));
+            assertNotEquals("none",
+                    tab.ask("getComputedStyle(document.activeElement).outlineStyle"));
             assertEquals("0", tab.ask("document.getAnimations().length"));
         }
 
@@ -6595,7 +6618,8 @@ class ChatTest {
         private int requests;
 
         Browser() throws Exception {
-            process = new ProcessBuilder(PROGRAM.orElseThrow().toString(), "--headless", "--no-sandbox",
+            process = new ProcessBuilder(PROGRAM.orElseThrow().toString(), "--headless",
+                    "--no-sandbox",
                     "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
                     "--disable-background-networking", "--disable-component-update",
                     "--disable-dev-shm-usage", "--remote-debugging-port=0",
@@ -6631,7 +6655,8 @@ class ChatTest {
         }
 
         /// Sends a command, parameters as JSON, to the browser or to one tab; returns the answer.
-        synchronized String send(String session, String method, String parameters) throws Exception {
+        synchronized String send(String session, String method,
+                String parameters) throws Exception {
             var answer = new CompletableFuture<String>();
             answers.put(++requests, answer);
             String to = session == null ? "" : ",\"sessionId\":\"" + session + '"';
@@ -6642,7 +6667,8 @@ class ChatTest {
 
         /// A string of an answer: `find(answer, "targetId")`
         static String find(String json, String key) {
-            Matcher value = Pattern.compile('"' + key + "\":\"((?:[^\"\\\\]|\\\\.)*+)\"").matcher(json);
+            Matcher value = Pattern.compile('"' + key + "\":\"((?:[^\"\\\\]|\\\\.)*+)\"")
+                    .matcher(json);
             assertTrue(value.find(), () -> "no " + key + " in " + json);
             String escapes = "ntrbf\"\\/", meanings = "\n\t\r\b\f\"\\/";
             return Pattern.compile("\\\\(u....|.)").matcher(value.group(1)).replaceAll(found -> {
@@ -6660,9 +6686,11 @@ class ChatTest {
 
         /// A new tab, in a profile of its own: no storage in common with any other.
         Tab open(String url, String... scripts) throws Exception {
-            String context = find(send(null, "Target.createBrowserContext", "{}"), "browserContextId");
+            String context = find(send(null, "Target.createBrowserContext", "{}"),
+                    "browserContextId");
             String target = find(send(null, "Target.createTarget",
-                    "{\"url\":\"about:blank\",\"browserContextId\":\"" + context + "\"}"), "targetId");
+                    "{\"url\":\"about:blank\",\"browserContextId\":\"" + context + "\"}"),
+                            "targetId");
             Tab tab = new Tab(context, find(send(null, "Target.attachToTarget",
                     "{\"targetId\":\"" + target + "\",\"flatten\":true}"), "sessionId"));
             for (String domain : List.of("Page", "Runtime", "Log", "Audits"))
@@ -6672,7 +6700,8 @@ class ChatTest {
                     addEventListener('securitypolicyviolation', event =>
                       violations.push(event.violatedDirective + ' ' + event.blockedURI));
                     // the page's elements by id, with better names for some; its connections
-                    window.ui = new Proxy({ log: 'chat-echo-area', input: 'chat-input', more: 'new' },
+                    window.ui = new Proxy({ log: 'chat-echo-area', input: 'chat-input',
+                            more: 'new' },
                       { get: (names, name) => document.getElementById(names[name] ?? name) });
                     window.sockets = [];
                     window.traces = [];
