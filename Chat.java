@@ -259,17 +259,17 @@ public final class Chat implements AutoCloseable {
     ///         System.out.println(webSocket.closeCode());                            // closed
     ///     });
     ///
-    /// The thread that calls serve() does the reading; any may send, ping and close, and none waits
-    /// for the peer. A peer that breaks a rule is told which, and receive() throws the Refusal.
+    /// The thread that calls serve() does the reading; any may send, ping and close, but only that
+    /// one may wait for the peer. Who breaks a rule is told which: receive() throws the Refusal.
     static final class WebSocket {
         static final int HANDSHAKE_TIME = 10;       // seconds in all, however the bytes trickle in
         static final int MAX_HEAD = 8 * 1024;       // bytes of a request: what common servers take
         static final int MAX_HEADERS = 100;         // of a request, for the same reason
         static final int SILENCE = 25;              // seconds to a ping; proxies cut at 60
         static final int CLOSE_TIME = 5;            // seconds between our Close and the end of TCP
-        static final int MAX_FRAGMENTS = 100_000;   // of a message, if there are empty ones
+        static final int MAX_FRAGMENTS = 100_000;   // of a message: empty ones can come for ever
         static final int INPUT = 512;               // bytes of input buffer: most peers are idle
-        static final int PONG_BACKLOG = 16 * 1024;  // unwritten bytes at which pings have to wait
+        static final int PONG_BACKLOG = 16 * 1024;  // unwritten bytes at which his pings wait
         static final int DEFLATE_FROM = 1024;       // bytes from which compressing pays
 
         /// What holds for all connections of a server. The limits are in bytes; trace (or null)
@@ -302,12 +302,14 @@ public final class Chat implements AutoCloseable {
             static final Pattern KEY = Pattern.compile("[A-Za-z0-9+/]{22}==");
             static final Pattern HOST = Pattern.compile(
                     "(\\[[0-9A-Fa-f:.]{2,45}]|[0-9A-Za-z._-]{1,253})(?::\\d{1,5})?");
+            /// Reason phrases, and the headers that a status demands (§4.4).
             static final Map<Integer, String> STATUS = Map.of(400, "Bad Request", 403, "Forbidden",
                     404, "Not Found", 405, "Method Not Allowed\r\nAllow: GET", 426, "Upgrade "
-                    + "Required\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13",     // §4.4
+                    + "Required\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13",
                     431, "Request Header Fields Too Large", 500, "Internal Server Error",
                     503, "Service Unavailable");
 
+            /// Reads up to CR LF CR LF; `last` holds the four bytes before.
             static Handshake read(DataInputStream in, Consumer<String> show) throws IOException {
                 var text = new StringBuilder();
                 try {
@@ -321,7 +323,7 @@ public final class Chat implements AutoCloseable {
                 List<String> lines = text.toString().lines().toList();
                 Matcher request = REQUEST.matcher(lines.get(0));
                 rule(request.matches(), 400, "this is not an HTTP/1.1 request (§4.2.1)");
-                rule(lines.size() < MAX_HEADERS + 3, 431, "more than " + MAX_HEADERS + " headers");
+                rule(lines.size() - 2 <= MAX_HEADERS, 431, "more than " + MAX_HEADERS + " headers");
                 var headers = new TreeMap<String, String>(String.CASE_INSENSITIVE_ORDER);
                 for (String line : lines.subList(1, lines.size() - 1)) {
                     Matcher header = HEADER.matcher(line);            // no blank before the colon
@@ -373,7 +375,7 @@ public final class Chat implements AutoCloseable {
             }
 
             /// §4.2.2: the answer after which the connection is a WebSocket. The accept value shows
-            /// that the request was understood; it is no secret (§10.8).
+            /// that the request was understood; it is no secret (§10.8), nor is the text in it.
             String accept(String protocol, String extensions) throws NoSuchAlgorithmException {
                 String text = header("Sec-WebSocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
                 byte[] sha = MessageDigest.getInstance("SHA-1").digest(text.getBytes(US_ASCII));
@@ -385,7 +387,7 @@ public final class Chat implements AutoCloseable {
                         + "\r\n\r\n";
             }
 
-            /// The answer that leaves it with HTTP. It repeats nothing that the client has sent.
+            /// An HTTP error in place of it. It repeats nothing that the client has sent.
             static String refuse(int status, String body) {
                 return "HTTP/1.1 " + status + " " + STATUS.get(status) + "\r\nConnection: close"
                         + (status == 426 ? ", Upgrade" : "") + "\r\nContent-Type: text/plain; "
@@ -395,12 +397,15 @@ public final class Chat implements AutoCloseable {
         }
 
         // ---- Frames (§5.2) --------------------------------------------------------------------
+        // A message is one TEXT or BINARY frame, or several: all but the last have FIN 0, all but
+        // the first are CONTINUATIONs. From CLOSE on they are control frames, which are whole and
+        // may come between those of a message (§5.4).
 
         static final int CONTINUATION = 0, TEXT = 1, BINARY = 2, CLOSE = 8, PING = 9, PONG = 10;
         static final Map<Integer, String> OPCODES = Map.of(CONTINUATION, "CONTINUATION",
                 TEXT, "TEXT", BINARY, "BINARY", CLOSE, "CLOSE", PING, "PING", PONG, "PONG");
 
-        /// What stands before the payload; rsv is 0, or 4 for RSV1.
+        /// What stands before the payload.
         ///
         ///      0 1 2 3 4 5 6 7   0 1 2 3 4 5 6 7
         ///     +-+-+-+-+-------+ +-+-------------+ +----------------+ +----------------+
@@ -409,19 +414,19 @@ public final class Chat implements AutoCloseable {
         ///     |N|V|V|V|       | |S|  127: 8 more| | big-endian     | | MASK is 1      |
         ///     +-+1+2+3+-------+ +K+-------------+ +----------------+ +----------------+
         record Header(boolean fin, int rsv, int opcode, boolean masked, int key, long length) {
-            static final int FIN = 0x80, MASK = 0x80, RSV1 = 4, TWO_MORE = 126, EIGHT_MORE = 127;
+            static final int FIN = 0x80, MASK = 0x80, RSV1 = 0x40, TWO_MORE = 126, EIGHT_MORE = 127;
 
             /// Reads a header and checks, as early as possible, all that it alone can break.
-            static Header read(DataInputStream in, boolean deflate, boolean client)
+            static Header read(DataInputStream in, boolean deflate, boolean mustBeMasked)
                     throws IOException {
                 int first = in.readUnsignedByte(), second = in.readUnsignedByte();
-                int opcode = first & 0x0f, rsv = first >> 4 & 7, form = second & 0x7f;
+                int opcode = first & 0x0f, rsv = first & 0x70, form = second & 0x7f;
                 boolean fin = (first & FIN) != 0, masked = (second & MASK) != 0;
                 rule(OPCODES.containsKey(opcode), 1002, "this opcode means nothing (§5.2)");
                 rule(rsv == 0 || rsv == RSV1 && deflate, 1002, "a reserved bit is set (§5.2)");
                 rule(rsv == 0 || opcode == TEXT || opcode == BINARY, 1002,
                         "RSV1 is for a message's first frame (RFC 7692 §6.1)");
-                rule(masked || !client, 1002, "a client must mask its frames (§5.1)");
+                rule(masked || !mustBeMasked, 1002, "a client must mask its frames (§5.1)");
                 rule(opcode < CLOSE || fin && form < TWO_MORE, 1002,
                         "a control frame is whole and has at most 125 bytes (§5.5)");
                 long length = form == TWO_MORE ? in.readUnsignedShort()
@@ -443,7 +448,7 @@ public final class Chat implements AutoCloseable {
             byte[] encode(byte[] payload) {
                 int form = form(length), size = form < TWO_MORE ? 2 : form == TWO_MORE ? 4 : 10;
                 var wire = ByteBuffer.allocate(size + (masked ? 4 : 0) + payload.length);
-                wire.put((byte) ((fin ? FIN : 0) | rsv << 4 | opcode));
+                wire.put((byte) ((fin ? FIN : 0) | rsv | opcode));
                 wire.put((byte) ((masked ? MASK : 0) | form));
                 if (form == TWO_MORE) wire.putShort((short) length);
                 if (form == EIGHT_MORE) wire.putLong(length);
@@ -453,7 +458,8 @@ public final class Chat implements AutoCloseable {
                 return wire.array();
             }
 
-            /// §5.3: byte i of a payload XOR byte i mod 4 of the key; `done` bytes came before.
+            /// §5.3: byte i of a payload XOR byte i mod 4 of the key; `done` bytes came before. It
+            /// takes eight at a time; `all` gathers their highest bits.
             /// @return whether the result is ASCII, and so UTF-8 without a further look
             static boolean mask(int key, int done, byte[] bytes, int from, int to) {
                 int turned = Integer.rotateLeft(key, 8 * done), i = from;
@@ -466,15 +472,18 @@ public final class Chat implements AutoCloseable {
             }
         }
 
-        static boolean isLegal(int code) {              // in a Close frame (§7.4)
+        /// §7.4: whether a Close may carry this code. 1000: done, 1001: going away, 1002: rule
+        /// broken, 1003: wrong kind of data, 1007: no UTF-8, 1008: not allowed, 1009: too long,
+        /// 1011: our fault, from 3000 on: yours. Never sent: 1005 (no code), 1006 (no Close).
+        static boolean isLegal(int code) {
             return code >= 1000 && code < 1004 || code > 1006 && code < 1015
                     || code >= 3000 && code < 5000;
         }
 
         // ---- Messages (§5.6) ------------------------------------------------------------------
 
-        /// What programs exchange. It is encoded and compressed once, however many it is sent to.
-        /// The payload of a text is UTF-8, in a received one for sure.
+        /// What programs exchange. It is encoded once, and compressed once, for all it is sent to:
+        /// the frames. The payload of a text is UTF-8; that of a received one has been checked.
         record Message(boolean isText, byte[] payload, byte[][] frames) {
             Message(boolean isText, byte[] payload) { this(isText, payload, new byte[2][]); }
             static Message text(String text) { return new Message(true, text.getBytes(UTF_8)); }
@@ -482,11 +491,11 @@ public final class Chat implements AutoCloseable {
 
             private synchronized byte[] frame(boolean deflate) {
                 int opcode = isText ? TEXT : BINARY;
-                int which = deflate && payload.length >= DEFLATE_FROM ? 1 : 0;
                 if (frames[0] == null) frames[0] = Header.encode(opcode, 0, payload);
-                if (frames[which] == null)
+                if (!deflate || payload.length < DEFLATE_FROM) return frames[0];
+                if (frames[1] == null)
                     frames[1] = Header.encode(opcode, Header.RSV1, deflate(payload));
-                return frames[which].length < frames[0].length ? frames[which] : frames[0];
+                return frames[1].length < frames[0].length ? frames[1] : frames[0];
             }
         }
 
@@ -500,30 +509,34 @@ public final class Chat implements AutoCloseable {
             return rest.position();
         }
 
-        // ---- Compression: permessage-deflate (RFC 7692) ----------------------------------------
+        // ---- Compression: permessage-deflate (in this part § is of RFC 7692) -------------------
         // Nothing is remembered from one message to the next: an idle connection needs no window,
         // and one compressed message serves everybody.
 
-        static final Pattern OFFER = Pattern.compile(           // *+ never goes back, so never deep
+        static final Pattern OFFER = Pattern.compile(       // T: token; *+ never goes back, or deep
                 "T(\\s*;\\s*T(\\s*=\\s*(T|\"[!-~&&[^\"]]+\"))?)*+".replace("T", Handshake.TOKEN));
         /// §7.1.2: java.util.zip can't promise a window of less than 15 bits, but reads all sizes.
-        static final Pattern KEPT = Pattern.compile("permessage-deflate((?!(;\\w+)\\b.*\\2\\b)("
-                + ";server_max_window_bits=15|;client_max_window_bits(=([89]|1[0-5]))?"
-                + "|;(client|server)_no_context_takeover))*+");         // none of them twice
+        static final Pattern KEPT = Pattern.compile("permessage-deflate(;server_max_window_bits=15"
+                + "|;client_max_window_bits(=([89]|1[0-5]))?"
+                + "|;(client|server)_no_context_takeover)*+");
 
         /// §7.1: the answer to the first offer that can be kept, or null for no compression.
         static String agree(List<String> offers) throws Refusal {
             for (String offer : offers)
                 rule(OFFER.matcher(offer).matches(), 400, "no list of extensions (§9.1)");
-            return offers.stream().map(offer -> offer.replaceAll("[\\s\"\\\\]", ""))
-                    .filter(KEPT.asMatchPredicate()).findFirst().map(kept ->
-                    "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
-                    + (kept.contains("server_max") ? "; server_max_window_bits=15" : ""))
-                    .orElse(null);
+            for (String offer : offers) {
+                String plain = offer.replaceAll("[\\s\"\\\\]", "");
+                List<String> names = List.of(plain.replaceAll("=[^;]*", "").split(";"));
+                if (KEPT.matcher(plain).matches() && names.size() == new HashSet<>(names).size())
+                    return "permessage-deflate; server_no_context_takeover; "
+                            + "client_no_context_takeover"
+                            + (plain.contains("server_max") ? "; server_max_window_bits=15" : "");
+            }
+            return null;
         }
 
         static byte[] deflate(byte[] message) {
-            var deflater = new Deflater(Deflater.BEST_SPEED, true);
+            var deflater = new Deflater(Deflater.BEST_SPEED, true);                 // true: raw
             byte[] out = new byte[message.length + message.length / 256 + 64];      // is enough
             deflater.setInput(message);
             int size = deflater.deflate(out, 0, out.length, Deflater.SYNC_FLUSH);
@@ -539,7 +552,7 @@ public final class Chat implements AutoCloseable {
             var out = new ByteArrayOutputStream(2 * input.length);
             try {
                 for (int rest = input.length; rest > 0; rest = inflater.getRemaining()) {
-                    inflater.reset();               // after a block with BFINAL: §7.2.3.4
+                    inflater.reset();               // after a block marked as the last: §7.2.3.4
                     inflater.setInput(input, input.length - rest, rest);
                     for (int got; (got = inflater.inflate(chunk)) > 0; out.write(chunk, 0, got))
                         rule(out.size() + got <= limit, 1009, "inflated, it is too long");
@@ -550,19 +563,57 @@ public final class Chat implements AutoCloseable {
             } finally { inflater.end(); }
         }
 
+        // ---- The connection -------------------------------------------------------------------
+
+        /// As a browser's readyState.
+        enum State { CONNECTING, OPEN, CLOSING, CLOSED }
+
+        /// Decides about a handshake: refuses with an HTTP status, or names subprotocols it knows.
+        interface Welcome { List<String> of(Handshake handshake) throws IOException; }
+
+        /// What is done with an open connection; afterwards it is closed.
+        interface Handler { void handle(WebSocket webSocket) throws IOException; }
+
+        private static final AtomicLong COUNT = new AtomicLong();
+        private static final Set<WebSocket> LIVE = ConcurrentHashMap.newKeySet();
+        static { Thread.startVirtualThread(WebSocket::watch); }
+        private final Socket socket;                    // null: there are only bytes to explain
+        private final Settings settings;
+        private final Outbox outbox = new Outbox();     // also the lock of state
+        private Socket channel;                         // the socket, or TLS over it
+        private DataInputStream in;
+        private OutputStream out;
+        private Thread owner;
+        private long number;
+        private String path, protocol, closeReason = "";
+        private int closeCode = 1006;
+        private boolean deflating, pinged, compressed;
+        private volatile State state = State.CONNECTING;
+        private volatile long heard = System.nanoTime(), deadline = heard + seconds(HANDSHAKE_TIME);
+        // The message that is coming: how many fragments of it (0: there is none), its opcode, how
+        // many bytes, how many of these are checked, and the bytes.
+        private int fragments, opcode, gathered, checked;
+        private byte[] message = {};
+
+        WebSocket(Socket socket, Settings settings) {
+            this.socket = channel = socket;
+            this.settings = settings;
+        }
+
         // ---- Bytes out ------------------------------------------------------------------------
 
-        /// Frames on their way to one socket. Adding never waits: a virtual thread writes all that
-        /// has piled up, and ends. A peer for whom too much piles up is cut off: to wait would hold
-        /// up others, to leave a message out would be a lie.
+        /// Frames on their way to one socket. Others' threads never wait: a virtual one writes all
+        /// that has piled up, and ends. Who lets too much pile up is cut off: to wait would hold up
+        /// others, to leave a message out would be a lie.
         private final class Outbox {
             private List<byte[]> waiting = new ArrayList<>();
             private long batch;                         // bytes that are being written
-            private volatile long unwritten, progress;  // bytes; since when it writes, in ns
-            private volatile Thread sleeper;
+            private volatile long unwritten;            // bytes, with those that are being written
+            private volatile long progress;             // ns: when it last began to write
+            private volatile Thread sleeper;            // in await()
 
-            /// @param here whether the connection's own thread may write it and wait for the peer
-            boolean add(byte[] frame, boolean here) {
+            /// @param mayWait whether the connection's own thread may write it itself
+            boolean add(byte[] frame, boolean mayWait) {
                 boolean full, idle;
                 synchronized (this) {
                     if (state != State.OPEN) return false;
@@ -574,8 +625,8 @@ public final class Chat implements AutoCloseable {
                     waiting.add(frame);
                 }
                 if (full) cutOff("reads too slowly: " + unwritten + " bytes wait");
-                // Its own thread writes itself, unless there is more to answer in one system call.
-                else if (idle && here && Thread.currentThread() == owner && !inputWaits()) run();
+                // Unless more input waits: the answers to all of it can share one system call.
+                else if (idle && mayWait && Thread.currentThread() == owner && !inputWaits()) run();
                 else if (idle) Thread.startVirtualThread(this::run);
                 return !full;
             }
@@ -584,7 +635,7 @@ public final class Chat implements AutoCloseable {
                 try {
                     for (List<byte[]> frames; !(frames = take()).isEmpty(); ) {
                         var stream = frames.size() == 1 ? out   // one system call for all
-                                : new BufferedOutputStream(out, (int) Math.min(batch, 1 << 16));
+                                : new BufferedOutputStream(out, Math.clamp(batch, 1, 1 << 16));
                         if (settings.trace != null)
                             frames.forEach(frame -> trace("out", () -> explain(frame)));
                         for (byte[] frame : frames) stream.write(frame);
@@ -593,8 +644,10 @@ public final class Chat implements AutoCloseable {
                 } catch (IOException lost) { cutOff(null); }
             }
 
+            /// The batch before has been written. @return the next one
             private synchronized List<byte[]> take() {
-                batch = unwritten -= batch;
+                unwritten -= batch;
+                batch = unwritten;
                 progress = System.nanoTime();
                 LockSupport.unpark(sleeper);
                 List<byte[]> frames = waiting;
@@ -602,7 +655,7 @@ public final class Chat implements AutoCloseable {
                 return frames;
             }
 
-            /// Waits until at most `most` bytes are unwritten: a talker is slowed by what he hears.
+            /// Waits until at most `most` bytes are unwritten: who doesn't read isn't read from.
             void await(long most) {
                 sleeper = Thread.currentThread();
                 while (unwritten > most) LockSupport.park(this);
@@ -612,7 +665,7 @@ public final class Chat implements AutoCloseable {
 
         // ---- What travels, explained ----------------------------------------------------------
 
-        /// Whether somebody looks at it. (JDK 22 to 24 always claim to have a console.)
+        /// Whether stderr is a terminal. (JDK 22 to 24 always claim to have a console.)
         static final boolean COLOUR = System.console() != null && System.getenv("NO_COLOR") == null
                 && !new File("/dev/stderr").isFile()
                 && !List.of(22, 23, 24).contains(Runtime.version().feature());
@@ -625,8 +678,8 @@ public final class Chat implements AutoCloseable {
         /// A title, then a row for each field of a frame: its bytes, its name and what it means.
         private String explain(Header header, byte[] payload, byte[] inflated) {
             byte[] wire = header.encode(payload);
-            int opcode = header.opcode, start = wire.length - payload.length;
-            int key = header.masked ? start - 4 : start, more = key - 2;
+            int opcode = header.opcode, payloadAt = wire.length - payload.length;
+            int keyAt = header.masked ? payloadAt - 4 : payloadAt, more = keyAt - 2;
             String name = OPCODES.get(opcode), role = opcode == CLOSE ? " (§5.5.1)"
                     : opcode == PING ? ", wants a PONG (§5.5.2)" : opcode == PONG ? " (§5.5.3)"
                     : !header.fin ? ", fragment " + fragments + ", more to come (§5.4)"
@@ -635,12 +688,13 @@ public final class Chat implements AutoCloseable {
             String text = name + " frame, " + header.length
                     + (header.length == 1 ? " byte" : " bytes")
                     + row(wire, 0, 1, "FIN=%d RSV=%d00 opcode=%d".formatted(header.fin ? 1 : 0,
-                    header.rsv / 4, opcode), name + role)
-                    + row(wire, 1, 2, "MASK=" + (start - key) / 4 + " length=" + (wire[1] & 127),
+                    header.rsv / Header.RSV1, opcode), name + role)
+                    + row(wire, 1, 2, "MASK=" + (wire[1] >> 7 & 1) + " length=" + (wire[1] & 127),
                     more == 0 ? "the length itself (§5.2)" : "so " + more + " more bytes (§5.2)");
-            if (more > 0) text += row(wire, 2, key, "length=" + header.length, "(§5.2)");
-            if (header.masked) text += row(wire, key, start, "masking key", "always new (§5.3)")
-                    + row(wire, start, wire.length, "payload, masked", "");
+            if (more > 0) text += row(wire, 2, keyAt, "length=" + header.length, "(§5.2)");
+            if (header.masked)
+                text += row(wire, keyAt, payloadAt, "masking key", "always new (§5.3)")
+                        + row(wire, payloadAt, wire.length, "payload, masked", "");
             text += row(payload, 0, payload.length, "payload", compressed && opcode < CLOSE
                     ? "compressed (RFC 7692 §7.2)" : meaning(opcode, payload));
             int size = inflated == null ? 0 : inflated.length;
@@ -665,8 +719,8 @@ public final class Chat implements AutoCloseable {
         /// Explains frames of either direction, until one of them breaks a rule.
         static String explain(byte[] frames) {
             var text = new StringJoiner("\n");
-            var webSocket = new WebSocket(null, new Settings(1 << 30, 0, true, null, "", traced ->
-                    text.add(traced.replaceFirst("^\\S+ +\\S+ +(in +)?", "")), line -> { }));
+            var webSocket = new WebSocket(null,
+                    new Settings(1 << 30, 0, true, null, "", text::add, line -> { }));
             webSocket.in = new DataInputStream(new ByteArrayInputStream(frames));
             webSocket.deflating = true;
             webSocket.state = State.CLOSING;            // so it reads to the end, and says nothing
@@ -686,42 +740,7 @@ public final class Chat implements AutoCloseable {
 
         static String now() { return "%tT.%<tL".formatted(System.currentTimeMillis()); }
 
-        // ---- The connection -------------------------------------------------------------------
-
-        /// As a browser's readyState.
-        enum State { CONNECTING, OPEN, CLOSING, CLOSED }
-
-        /// Decides about a handshake: refuses with an HTTP status, or names subprotocols it knows.
-        interface Welcome { List<String> of(Handshake handshake) throws IOException; }
-
-        /// What is done with an open connection; afterwards it is closed.
-        interface Handler { void handle(WebSocket webSocket) throws IOException; }
-
-        private static final AtomicLong COUNT = new AtomicLong();
-        private static final Set<WebSocket> LIVE = ConcurrentHashMap.newKeySet();
-        static { Thread.startVirtualThread(WebSocket::watch); }
-        private final Socket socket;                    // null: there are only bytes to explain
-        private final Settings settings;
-        private final Outbox outbox = new Outbox();     // also the lock of state
-        private Socket stream;
-        private DataInputStream in;
-        private OutputStream out;
-        private Thread owner;
-        private long number;
-        private String path, protocol, closeReason = "";
-        private int closeCode = 1006;
-        private boolean deflating, pinged, compressed;
-        private volatile State state = State.CONNECTING;
-        private volatile long heard = System.nanoTime(), deadline = heard + seconds(HANDSHAKE_TIME);
-        // Of a message whose end has not come: its fragments (0: there is none), its opcode, its
-        // bytes, how many of them there are, and are checked.
-        private int fragments, opcode, gathered, checked;
-        private byte[] message = {};
-
-        WebSocket(Socket socket, Settings settings) {
-            this.socket = stream = socket;
-            this.settings = settings;
-        }
+        // ---- The life of a connection ---------------------------------------------------------
 
         /// Serves one connection from its first byte to its last. Pages of other hosts may not
         /// connect: they would act in the name of whoever looks at them (§10.2).
@@ -742,10 +761,10 @@ public final class Chat implements AutoCloseable {
                 open(welcome);
                 handler.handle(this);
                 close(1000, "");
-                while (receive() != null) continue;     // until the Close has its answer
+                receive();                              // until our Close has its answer
             } catch (Refusal refusal) {
                 fail(refusal, "");
-            } catch (Throwable bug) {
+            } catch (Throwable bug) {                   // or the peer has gone: an IOException
                 if (!(bug instanceof EOFException)) log("" + bug);
                 int code = state == State.CONNECTING ? 500 : 1011;
                 if (state == State.OPEN || !(bug instanceof IOException))
@@ -758,10 +777,10 @@ public final class Chat implements AutoCloseable {
 
         private void open(Welcome welcome) throws IOException, GeneralSecurityException {
             socket.setTcpNoDelay(true);
-            if (settings.tls != null)                   // §4.2.2: TLS comes before everything else
-                stream = settings.tls.getSocketFactory().createSocket(socket, null, true);
-            in = new DataInputStream(new BufferedInputStream(stream.getInputStream(), INPUT));
-            out = stream.getOutputStream();
+            if (settings.tls != null)                   // §4.2.2: TLS first; null: as its server
+                channel = settings.tls.getSocketFactory().createSocket(socket, null, true);
+            in = new DataInputStream(new BufferedInputStream(channel.getInputStream(), INPUT));
+            out = channel.getOutputStream();
             Handshake handshake = Handshake.read(in, text ->
                     trace("in", () -> "the opening handshake (§4.1)" + indented(text)));
             path = handshake.path();
@@ -782,7 +801,7 @@ public final class Chat implements AutoCloseable {
         /// Waits for the next message, and answers pings and a Close meanwhile.
         /// @return null when the connection has ended: closeCode() tells how
         Message receive() throws Refusal {
-            Header header = null;
+            Header header = null;                       // while it is being read
             try {
                 for (; state != State.CLOSED; header = null) {
                     outbox.await(settings.maxQueue / 2);
@@ -921,8 +940,8 @@ public final class Chat implements AutoCloseable {
 
         private void trace(String direction, Supplier<String> what) {
             if (settings.trace == null) return;
-            String item = "%s #%-4d %-4s%s".formatted(now(), number, direction, what.get());
-            settings.trace.accept(elide(item, 100));
+            String whose = "%s #%-4d %-4s".formatted(now(), number, direction);
+            settings.trace.accept(elide((socket == null ? "" : whose) + what.get(), 100));
         }
 
         private static String indented(String text) {
@@ -949,12 +968,13 @@ public final class Chat implements AutoCloseable {
             synchronized (outbox) { state = State.CLOSED; }
             outbox.await(0);
             try (socket) {
-                stream.shutdownOutput();
+                channel.shutdownOutput();
                 in.skipNBytes(Long.MAX_VALUE);
-            } catch (IOException | RuntimeException gone) { }
+            } catch (IOException | RuntimeException gone) { }       // or TLS failed: in is null
         }
 
-        /// Ends the connection at once, without a Close: a reset, which leaves nothing unsent.
+        /// Ends the connection at once, without a Close: a reset, which drops what is unsent.
+        /// @param why for the log, or null
         void cutOff(String why) {
             synchronized (outbox) { if (state != State.CLOSED) state = State.CLOSING; }
             outbox.take();                              // gives up what waits,
@@ -971,9 +991,9 @@ public final class Chat implements AutoCloseable {
         }
 
         private void look(long now) throws IOException {
-            boolean ending = state != State.OPEN;
+            boolean open = state == State.OPEN;         // if not, there is a deadline
             boolean stuck = outbox.unwritten > 0 && now - outbox.progress > seconds(2 * SILENCE);
-            long silence = ending ? 0 : now - heard, late = ending ? now - deadline : -1;
+            long silence = open ? now - heard : 0, late = open ? -1 : now - deadline;
             if (late > seconds(1) || stuck || silence > seconds(2 * SILENCE))
                 cutOff("gave no sign of life");
             else if (late > 0) socket.shutdownInput();  // ends in order, as if the peer had gone
