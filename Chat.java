@@ -1036,13 +1036,13 @@ public final class Chat implements AutoCloseable {
                 send(password == null ? new String[] {"PING"} : Stream.of("AUTH", who[0], password)
                         .filter(word -> !word.isEmpty()).toArray(String[]::new));
                 read();
-            } catch (IOException wrong) {
+            } catch (IOException | NumberFormatException wrong) {
                 close();
                 throw new IOException("can't use --redis at " + engine.getHost() + ": " + wrong);
             }
         }
 
-        synchronized void send(String... words) {
+        void send(String... words) {                // in one write each: they don't mix
             var text = new StringBuilder("*" + words.length + "\r\n");
             for (String word : words)
                 text.append("$" + word.getBytes(UTF_8).length + "\r\n" + word + "\r\n");
@@ -1064,6 +1064,13 @@ public final class Chat implements AutoCloseable {
             var answer = new ArrayList<String>();
             while (size-- > 0) answer.addAll(read());
             return answer;
+        }
+
+        /// Only one thread may ask at a time, and not again after an IOException or a timeout.
+        List<String> ask(String... words) throws Exception {
+            CompletableFuture.runAsync(() -> send(words), Thread::startVirtualThread)
+                    .get(ANSWER_TIME, TimeUnit.MILLISECONDS);       // a write has no time limit
+            return read();
         }
 
         void close() { try { socket.close(); } catch (IOException closed) { } }
@@ -1094,21 +1101,22 @@ public final class Chat implements AutoCloseable {
         Redis(URI engine) throws IOException {
             this.engine = engine;
             prefix = engine.getPath().replaceFirst("^/?$", "/chat").substring(1) + ":";
-            connect();
+            try { connect(); } catch (Throwable away) { close(); throw away; }
             threads.submit(this::hear);
             threads.scheduleWithFixedDelay(this::refresh, REFRESH, REFRESH, TimeUnit.SECONDS);
-            threads.scheduleWithFixedDelay(() -> hearer.send("PING"), 0, PING, TimeUnit.SECONDS);
+            threads.scheduleWithFixedDelay(() -> { if (carries) hearer.send("PING"); }, 0, PING,
+                    TimeUnit.SECONDS);
         }
 
         /// Returns when the engine takes what we say, and all topics are heard (again).
         private void connect() throws IOException {
             asker = new Resp(engine);
             hearer = new Resp(engine);
-            if (ask("PUBLISH", "", "").isEmpty()) throw new IOException("no line may be published");
             for (String topic : topics.keySet()) hearer.send("SUBSCRIBE", prefix + topic);
             hearer.send("PING");
             while (!handle(hearer.read())) continue;
             refresh();
+            if (ask("PUBLISH", "", "").isEmpty()) throw new IOException("no line may be published");
             synchronized (unseen) { if (!carries) reachable(carries = true); }
         }
 
@@ -1145,15 +1153,13 @@ public final class Chat implements AutoCloseable {
             return what.equalsIgnoreCase("pong");
         }
 
-        /// @param words a command, a key and so on
-        /// @return what the engine answers; nothing if it refuses or is away
+        /// @return what the engine answers to a command, a key and so on; nothing if it can't
         List<String> ask(String... words) {
             words[1] = prefix + words[1];
             asking.lock();
             Resp engine = asker;
             try {
-                engine.send(words);
-                return engine.read();
+                return engine.ask(words);
             } catch (ProtocolException refused) {
                 log("Redis: " + refused.getMessage());
             } catch (Throwable lost) {                          // no answer may be left unread
@@ -1170,22 +1176,22 @@ public final class Chat implements AutoCloseable {
                 else unseen.put(id, () -> deliver(topic, line));
                 if (unseen.size() > MAX_UNSEEN) cut();
             }
-            if (carries && ask("PUBLISH", topic, id + line).isEmpty()) cut();
-        }
-
-        /// Returns when no line of the topic can be missed any more.
-        void subscribe(String topic) {
             if (topics.putIfAbsent(topic, new CompletableFuture<>()) == null)
                 hearer.send("SUBSCRIBE", prefix + topic);
-            if (carries) topics.get(topic).join();
+            if (!carries) return;
+            topics.get(topic).join();                           // else it would not come back
+            if (ask("PUBLISH", topic, id + line).isEmpty()) cut();
         }
 
+        /// After the last line of a topic.
         void unsubscribe(String topic) {
             topics.remove(topic);
             hearer.send("UNSUBSCRIBE", prefix + topic);
         }
 
-        private void cut() { Stream.of(asker, hearer).forEach(Resp::close); }
+        private void cut() {
+            Stream.of(asker, hearer).filter(Objects::nonNull).forEach(Resp::close);
+        }
 
         void close() {
             threads.shutdownNow();                              // wakes whoever waits
@@ -1253,17 +1259,17 @@ public final class Chat implements AutoCloseable {
                 synchronized (all) { all.add(member); }
                 return all;
             });
-            if (redis != null) redis.subscribe(room);
             enlist("who:" + room, () -> List.of("" + member.nick));
             say(room, member.arrival);
             return member;
         }
 
         void leave(Member member) {
-            Set<Member> members = rooms.get(member.room);
-            synchronized (members) { members.remove(member); }
-            if (members.size() < CROWD) say(member.room, " .... " + member.nick + " has left.");
+            member.arrived.set(false);                      // neither hears nor is seen
+            if (rooms.get(member.room).size() <= CROWD)
+                say(member.room, " .... " + member.nick + " has left.");
             rooms.computeIfPresent(member.room, (room, all) -> {
+                synchronized (all) { all.remove(member); }
                 if (all.isEmpty() && redis != null) redis.unsubscribe(room);
                 return all.isEmpty() ? null : all;
             });
@@ -1338,9 +1344,10 @@ public final class Chat implements AutoCloseable {
         /// @return whether the name is his now, on all servers
         private boolean claim(String nick, WebSocket owner) {
             WebSocket holder = nicks.get(key(nick));
-            return holder == owner || holder == null
-                    && !ask("ZADD", "names", "NX", expiry(), key(nick)).contains("0")
-                    && nicks.putIfAbsent(key(nick), owner) == null;
+            if (holder != null) return holder == owner;
+            boolean taken = ask("ZADD", "names", "NX", expiry(), key(nick)).contains("0");
+            ask("PEXPIRE", "names", "" + LIFE);             // should all servers die
+            return !taken && nicks.putIfAbsent(key(nick), owner) == null;
         }
 
         private void release(String nick, WebSocket owner) {
@@ -1369,7 +1376,10 @@ public final class Chat implements AutoCloseable {
 
         private List<String> present(String room) {
             Set<Member> members = rooms.getOrDefault(room, Set.of());
-            synchronized (members) { return members.stream().map(each -> "" + each.nick).toList(); }
+            synchronized (members) {
+                return members.stream().filter(member -> member.arrived.get())
+                        .map(member -> "" + member.nick).toList();
+            }
         }
 
         private String who(String room) {

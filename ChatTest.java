@@ -3145,16 +3145,17 @@ class ChatTest {
                         return guest.name;
                     }));
                 }
-                var guests = new TreeSet<String>();
+                var guests = new ArrayList<String>();
                 for (var future : futures) guests.add(future.get());
                 var here = new TreeSet<String>();
-                var gone = new TreeSet<String>();
-                while (gone.size() < futures.size()) {
+                var gone = new ArrayList<String>();
+                while (gone.size() < guests.size()) {
                     String[] words = ada.raw.line().split(" ");
-                    assertEquals("joined.".equals(words[4]), here.add(words[2]), words[2]);
-                    if (words[4].equals("left.")) assertTrue(gone.add(words[2]), words[2]);
+                    boolean joined = words[4].equals("joined.");    // under a name that is free
+                    assertTrue(joined ? here.add(words[2]) : here.remove(words[2]), words[2]);
+                    if (!joined) gone.add(words[2]);
                 }
-                assertEquals(guests, gone);
+                assertEquals(guests.stream().sorted().toList(), gone.stream().sorted().toList());
                 ada.hearsNothing().say("/who").hears(" .... 1 here: " + ada.name);
             }
         }
@@ -5110,12 +5111,15 @@ class ChatTest {
         /// A wire to the engine that can be cut, and that keeps back in its first connections what
         /// servers ask (`requests`), what is answered, or what comes for who has subscribed.
         private static final class Wire implements AutoCloseable {
-            final ServerSocket entry = new ServerSocket(0, 50, InetAddress.getLoopbackAddress());
+            final ServerSocket entry = new ServerSocket();
             final List<Socket> ends = new CopyOnWriteArrayList<>();
             volatile String kept = "";
             volatile int first = Integer.MAX_VALUE;
+            volatile boolean askerPasses;
 
             Wire(int engine) throws IOException {
+                entry.setReceiveBufferSize(1 << 16);            // so that it is soon full
+                entry.bind(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0));
                 Thread.startVirtualThread(() -> {
                     while (!entry.isClosed())
                         try {
@@ -5138,7 +5142,8 @@ class ChatTest {
                         if (up && new String(bytes, 0, size).matches("(?is).*\\bSUBSCRIBE\\b.*"))
                             subscribed.set(true);
                         String what = up ? "requests" : subscribed.get() ? "deliveries" : "answers";
-                        while (what.equals(kept) && number < first) Thread.sleep(1);
+                        while (what.equals(kept) && number < first
+                                && !(askerPasses && !subscribed.get())) Thread.sleep(1);
                         to.getOutputStream().write(bytes, 0, size);
                     }
                 } catch (IOException | InterruptedException closed) { }
@@ -5286,6 +5291,8 @@ class ChatTest {
                 for (Chat chat : List.of(two, usual))           // other prefixes, other worlds
                     try (var guest = new Guest(chat.webSocketPort(), "tea").named("Ada")) {
                         guest.sees("Ada");
+                        for (String key : engine.ask("KEYS *"))         // should all be killed
+                            assertFalse(engine.ask("PTTL " + key).contains(":-1"), key);
                         assertEquals(":1", engine.rooms(chat == two ? "one2:*" : "chat:*").get(1));
                     }
                 engine.guest(0, "milk").sees(engine.guests.get(3).name).leave();
@@ -5515,6 +5522,113 @@ class ChatTest {
             }
         }
 
+        private static Object field(Chat.Redis redis, String name) throws Exception {
+            var field = Chat.Redis.class.getDeclaredField(name);
+            field.setAccessible(true);
+            return field.get(redis);
+        }
+
+        @Test
+        @DisplayName("two who leave a room together are both told of while somebody hears it")
+        void twoLeaveTogether() throws Exception {
+            try (Engine engine = new Engine(1)) {
+                for (int i = 0; i < 60; i++) {
+                    String room = "r" + i;
+                    together(Stream.of(engine.guest(0, room), engine.guest(0, room)),
+                            guest -> () -> { guest.raw.close(); return null; });
+                }
+                eventually(true, () -> isEmpty(rooms(engine.chats.get(0))));
+                assertEquals(0, ((Map<?, ?>) field(redis(engine.chats.get(0)), "unseen")).size());
+            }
+        }
+
+        @Test
+        @DisplayName("who can't be reached again to the end was never reached again")
+        void deafInTheMiddleOfAReconnect() throws Exception {
+            try (Engine engine = new Engine(0); Wire wire = new Wire(engine.port)) {
+                engine.chats.add(chat(wire.url()));
+                Guest ada = engine.guest(0, "tea");
+                for (int i = 0; i < 400; i++) engine.guest(0, "r" + i);
+                engine.signal("KILL");
+                ada.until(AWAY);
+                engine.start();
+                while (engine.ask("KEYS one:who:*").size() < 10) Thread.onSpinWait();
+                wire.kept = "answers";
+                assertEquals(false, field(redis(engine.chats.get(0)), "carries"));
+                wire.cut();
+                wire.kept = "";
+                ada.until(BACK);
+                ada.say("end").until(ada.name + ": end");
+                ada.assertOnce(AWAY + BACK);
+            }
+        }
+
+        /// The way to be heard is longer than the way to ask.
+        @Test
+        @DisplayName("who comes while the engine comes back hears himself")
+        void whoComesMeanwhileHearsHimself() throws Exception {
+            try (Engine engine = new Engine(0); Wire wire = new Wire(engine.port)) {
+                var heard = new LinkedBlockingQueue<String>();
+                var gate = new Semaphore(1);
+                var redis = new Chat.Redis(URI.create(wire.url().replace("--redis=", ""))) {
+                    @Override void deliver(String topic, String line) { heard.add(line); }
+                    @Override void reachable(boolean again) { heard.add("" + again); }
+                    @Override void refresh() {
+                        gate.acquireUninterruptibly();
+                        gate.release();
+                    }
+                };
+                redis.publish("early", "1");
+                assertEquals("1", heard.take());
+                gate.acquire();
+                wire.first = 0;
+                wire.cut();
+                assertEquals("false", heard.take());
+                eventually(true, gate::hasQueuedThreads);
+                wire.kept = "requests";
+                wire.first = Integer.MAX_VALUE;
+                redis.publish("late", "2");
+                assertEquals("2", heard.take());                // here only
+                wire.askerPasses = true;
+                gate.release();
+                assertEquals("true", heard.take());
+                Thread.startVirtualThread(() -> redis.publish("late", "3"));
+                eventually(1, ((Map<?, ?>) field(redis, "unseen"))::size);
+                wire.kept = "";
+                assertEquals("3", heard.poll(PATIENCE, TimeUnit.SECONDS));
+                redis.close();
+            }
+        }
+
+        @Test
+        @DisplayName("a line that is stuck on its way to the engine holds up others for 5 s at most")
+        void aWriteHasAnEnd() throws Exception {
+            try (Engine engine = new Engine(0); Wire wire = new Wire(engine.port)) {
+                engine.chats.add(chat(wire.url(), "--max-message=33554432",
+                        "--max-queue=200000000"));
+                Guest ada = engine.guest(0, "tea"), bob = engine.guest(0, "tea");
+                ada.until(bob.arrival);
+                wire.first = 2;                                 // only what is asked is stuck
+                wire.kept = "requests";
+                bob.say("x".repeat(32_000_000));
+                eventually(1, ((Map<?, ?>) field(redis(engine.chats.get(0)), "unseen"))::size);
+                ada.say("small").until(AWAY, ada.name + ": small");
+                wire.kept = "";
+                ada.until(BACK);
+            }
+        }
+
+        @Test
+        @DisplayName("a failed start leaves no connection")
+        void aFailedStartLeavesNothing() throws Exception {
+            try (Engine engine = new Engine(0, "--user", "ada", "on", ">pw", "~*", "&*", "+@all",
+                    "-publish")) {
+                String url = engine.url("one").replace("//", "//ada:pw@");
+                assertThrows(IOException.class, () -> chat(url));
+                eventually(1, () -> engine.ask("CLIENT LIST").size());      // who asks this
+            }
+        }
+
         @Test
         @DisplayName("an engine that refuses to keep names still carries lines")
         void whatIsRefusedIsNotLost() throws Exception {
@@ -5539,13 +5653,18 @@ class ChatTest {
             "2, redis", "2, redis://", "2, 127.0.0.1:6379", "2, http://:s3cret@127.0.0.1:6379",
             "2, redis://:s3cret@", "2, redis://:s3cret@:6379", "2, redis://:s3cret@127.0.0.1:x",
             "2, redis://:s3cret@127.0.0.1:65536", "2, redis://:s3cret^@127.0.0.1:6379",
-            "2, redis://:s3cret@my_host", "1, redis://:s3cret@[::1]:{nobody}"})
+            "2, redis://:s3cret@my_host", "1, redis://:s3cret@[::1]:{nobody}",
+            "1, redis://:s3cret@127.0.0.1:{mail}"})
         void noStart(int status, String url) throws Exception {
             try (Engine engine = new Engine(0, "--requirepass", "s3cret");
                     var silent = new ServerSocket(0, 50, InetAddress.getLoopbackAddress());
+                    var mail = new ServerSocket(0, 50, InetAddress.getLoopbackAddress());
                     Program program = Program.chat("--redis=" + url
                     .replace("{engine}", "" + engine.port).replace("{nobody}", "" + freePort())
-                    .replace("{silent}", "" + silent.getLocalPort()))) {
+                    .replace("{silent}", "" + silent.getLocalPort())
+                    .replace("{mail}", "" + mail.getLocalPort()))) {
+                if (url.contains("{mail}"))
+                    mail.accept().getOutputStream().write(utf8("* OK IMAP4rev1 ready\r\n"));
                 assertEquals(status + " []", program.exit() + " " + program.out);
                 assertFalse(program.err.toString().contains("s3cret"), program.err::toString);
                 if (status == 1) assertEquals(1, program.err.size(), program.err::toString);
