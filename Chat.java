@@ -606,7 +606,7 @@ public final class Chat implements AutoCloseable {
         /// that has piled up, and ends. Who lets too much pile up is cut off: to wait would hold up
         /// others, to leave a message out would be a lie.
         private final class Outbox {
-            private List<byte[]> waiting = new ArrayList<>();
+            private List<byte[]> waiting = List.of();
             private long batch;                         // bytes that are being written
             private volatile long unwritten;            // bytes, with those that are being written
             private volatile long progress;             // ns: when it last began to write
@@ -622,6 +622,7 @@ public final class Chat implements AutoCloseable {
                     full = unwritten > settings.maxQueue;
                     if (full || (frame[0] & 0x0f) == CLOSE) state = State.CLOSING;      // §5.5.1
                     unwritten += frame.length;
+                    if (waiting.isEmpty()) waiting = new ArrayList<>(4);
                     waiting.add(frame);
                 }
                 if (full) cutOff("reads too slowly: " + unwritten + " bytes wait");
@@ -651,7 +652,7 @@ public final class Chat implements AutoCloseable {
                 progress = System.nanoTime();
                 LockSupport.unpark(sleeper);
                 List<byte[]> frames = waiting;
-                waiting = new ArrayList<>();
+                waiting = List.of();
                 return frames;
             }
 
@@ -1209,11 +1210,12 @@ public final class Chat implements AutoCloseable {
         static final int LIFE = 45_000;             // ms that people of a dead server seem to live
         static final String LETTER = "[\\p{L}\\p{M}\\p{N}_-]", JOINED = " has joined.";
 
-        /// He hears all from his arrival on, the line that tells of him. `"" + nick` is his nick.
-        record Member(WebSocket webSocket, String room, String arrival, AtomicBoolean arrived,
-                AtomicReference<String> nick) { }
+        /// `"" + nick` is his nick. He hears what is said after the line that tells of his arrival.
+        record Member(WebSocket webSocket, String room, AtomicReference<String> nick,
+                AtomicBoolean arrived) { }
 
         private final Map<String, Set<Member>> rooms = new ConcurrentHashMap<>();
+        private final Map<String, Member> arriving = new ConcurrentHashMap<>();   // by that line
         private final Map<String, WebSocket> nicks = new ConcurrentHashMap<>();
         private final Redis redis;                  // null: there is no other server
 
@@ -1252,15 +1254,17 @@ public final class Chat implements AutoCloseable {
             String nick;
             do nick = "user-" + ThreadLocalRandom.current().nextInt(100_000);
             while (!claim(nick, webSocket));
-            var member = new Member(webSocket, room, " .... " + nick + JOINED,
-                    new AtomicBoolean(), new AtomicReference<>(nick));
+            var member = new Member(webSocket, room, new AtomicReference<>(nick),
+                    new AtomicBoolean());
+            String arrival = " .... " + nick + JOINED;
+            arriving.put(arrival, member);
             rooms.compute(room, (same, found) -> {
                 Set<Member> all = found == null ? new LinkedHashSet<>() : found;
                 synchronized (all) { all.add(member); }
                 return all;
             });
             enlist("who:" + room, () -> List.of("" + member.nick));
-            say(room, member.arrival);
+            say(room, arrival);
             return member;
         }
 
@@ -1282,19 +1286,20 @@ public final class Chat implements AutoCloseable {
             else redis.publish(room, line);
         }
 
-        /// Everybody here gets a line, at the same place of one order; an arrival, which no talker
-        /// can forge since a name comes first, who asked for it. An error with one is his alone.
+        /// Everybody here gets a line, at the same place of one order; an arrival only those who want
+        /// it, and in a crowd only who arrives. An error with one member is his alone.
         private void tell(String room, String line) {
             var message = WebSocket.Message.text(line);
-            boolean arrival = line.startsWith(" ") && line.endsWith(JOINED);
+            boolean arrival = line.startsWith(" ") && line.endsWith(JOINED);    // said: "name: …"
+            Member newcomer = arrival ? arriving.remove(line) : null;
             Set<Member> members = rooms.getOrDefault(room, Set.of());
             synchronized (members) {
-                for (Member member : members) {
+                if (newcomer != null) newcomer.arrived.set(true);
+                for (Member member : arrival && members.size() > CROWD
+                        ? Stream.ofNullable(newcomer).toList() : members) {
                     WebSocket to = member.webSocket;
-                    boolean his = arrival && line.equals(member.arrival);
-                    boolean told = (member.arrived.get() || his) && (!arrival
-                            || PRESENCE.equals(to.protocol()) && (his || members.size() <= CROWD));
-                    if (his) member.arrived.set(true);
+                    boolean told = member.arrived.get()
+                            && (!arrival || PRESENCE.equals(to.protocol()));
                     try { if (told) to.post(message); } catch (Throwable bug) { to.cutOff(null); }
                 }
             }
