@@ -1069,7 +1069,9 @@ public final class Chat implements AutoCloseable {
 
         /// Only one thread may ask at a time, and not again after an IOException or a timeout.
         List<String> ask(String... words) throws Exception {
-            CompletableFuture.runAsync(() -> send(words), Thread::startVirtualThread)
+            boolean fits = String.join("", words).length() < 4096;     // in the socket's buffer
+            Executor writer = fits ? Runnable::run : Thread::startVirtualThread;
+            CompletableFuture.runAsync(() -> send(words), writer)
                     .get(ANSWER_TIME, TimeUnit.MILLISECONDS);       // a write has no time limit
             return read();
         }
