@@ -6241,6 +6241,11 @@ class ChatTest {
             return tab;
         }
 
+        /// A server that will stop, on ports that nobody else gets then.
+        private static Chat mortal() throws Exception {
+            return chat("--http-port=" + freePort(), "--ws-port=" + freePort());
+        }
+
         /// A server on the ports of one that has stopped.
         private Chat again(Chat stopped) throws Exception {
             return chat("--http-port=" + stopped.httpPort(), "--ws-port="
@@ -6379,7 +6384,7 @@ class ChatTest {
         }
 
         @Test void itComesBackAfterTheServerWasStoppedAndStartedAgain() throws Exception {
-            Chat before = chat();
+            Chat before = mortal();
             Browser.Tab tab;
             try (before) {
                 tab = join(before, "back");
@@ -6403,7 +6408,7 @@ class ChatTest {
         }
 
         @Test void itTriesAgainAtGrowingAndJitteredDelays() throws Exception {
-            Chat before = chat();
+            Chat before = mortal();
             // the page's timers of a second or more run out at once, and are noted
             Browser.Tab tab = browser.open("about:blank", """
                     window.delays = [];
@@ -6427,7 +6432,7 @@ class ChatTest {
         }
 
         @Test void itTriesAgainAtOnceWhenTheBrowserIsBackOnlineOrInSight() throws Exception {
-            Chat first = chat();
+            Chat first = mortal();
             // timers of a second or more never run out, so that only the event can be the cause
             Browser.Tab tab = browser.open("about:blank", """
                     const realTimeout = window.setTimeout;
@@ -6465,7 +6470,7 @@ class ChatTest {
         }
 
         @Test void whatWasSaidButNotHeardBackComesBackIntoTheBox() throws Exception {
-            Chat before = chat();
+            Chat before = mortal();
             // a socket that takes the message, and then the connection is lost
             Browser.Tab tab = browser.open("about:blank", """
                     const { send } = WebSocket.prototype;
