@@ -1288,8 +1288,8 @@ public final class Chat implements AutoCloseable {
             else redis.publish(room, line);
         }
 
-        /// Everybody here gets a line, at the same place of one order; an arrival only those who want
-        /// it, and in a crowd only who arrives. An error with one member is his alone.
+        /// Everybody here gets a line, at the same place of one order; an arrival only who wants it,
+        /// and in a crowd only who arrives. An error with one member is his alone.
         private void tell(String room, String line) {
             var message = WebSocket.Message.text(line);
             boolean arrival = line.startsWith(" ") && line.endsWith(JOINED);    // said: "name: …"
