@@ -370,7 +370,8 @@ public final class Chat implements AutoCloseable {
             /// §4.2.2: the first subprotocol offered that is known here, or null.
             String choose(List<String> known) throws Refusal {
                 List<String> offers = list("Sec-WebSocket-Protocol");
-                for (String offer : offers) rule(offer.matches(TOKEN), 400, "no token (§11.3.4)");
+                for (String offer : offers)
+                    rule(offer.matches(TOKEN), 400, "a subprotocol is a token (§11.3.4)");
                 return offers.stream().filter(known::contains).findFirst().orElse(null);
             }
 
@@ -854,7 +855,8 @@ public final class Chat implements AutoCloseable {
                 if (compressed) most += most / 256 + 64;    // it can have become a little longer
                 fragments++;
                 rule(header.length <= most - gathered, 1009, "too long (§10.4)");
-                rule(header.length > 0 || fragments <= MAX_FRAGMENTS, 1008, "too many (§10.4)");
+                rule(header.length > 0 || fragments <= MAX_FRAGMENTS, 1008,
+                        "too many fragments (§10.4)");
                 read(header.key, (int) header.length);
                 if (header.fin) whole = whole();
             } finally {
@@ -1288,7 +1290,7 @@ public final class Chat implements AutoCloseable {
             else redis.publish(room, line);
         }
 
-        /// Everybody here gets a line, at the same place of one order; an arrival only who wants it,
+        /// Everybody here gets a line, at the same place of one order; an arrival only who asked,
         /// and in a crowd only who arrives. An error with one member is his alone.
         private void tell(String room, String line) {
             var message = WebSocket.Message.text(line);
