@@ -657,6 +657,13 @@ public final class Chat implements AutoCloseable {
                 return frames;
             }
 
+            synchronized void giveUp() {
+                if (state != State.CLOSED) state = State.CLOSING;
+                unwritten = batch = 0;
+                waiting = List.of();
+                LockSupport.unpark(sleeper);
+            }
+
             /// Waits until at most `most` bytes are unwritten: who doesn't read isn't read from.
             void await(long most) {
                 sleeper = Thread.currentThread();
@@ -706,8 +713,10 @@ public final class Chat implements AutoCloseable {
 
         /// Up to eight bytes, of more the first four and the last three; their name and meaning.
         private static String row(byte[] bytes, int from, int to, String name, String meaning) {
-            String hex = from == to ? "-" : HexFormat.ofDelimiter(" ").formatHex(bytes, from, to);
-            String shown = hex.replaceFirst("(.{11}) .{5}.* (.{8})", "$1 … $2");
+            HexFormat hex = HexFormat.ofDelimiter(" ");
+            String shown = from == to ? "-" : to - from <= 8 ? hex.formatHex(bytes, from, to)
+                    : hex.formatHex(bytes, from, from + 4) + " … "
+                    + hex.formatHex(bytes, to - 3, to);
             return "\n    %-23s  %-25s %s".formatted(shown, name, meaning).stripTrailing();
         }
 
@@ -936,7 +945,7 @@ public final class Chat implements AutoCloseable {
                 if (state == State.CONNECTING)
                     answer(Handshake.refuse(refusal.code, why + ". " + settings.hint + "\n"));
             } catch (IOException gone) { }
-            end(refusal.code, why, State.CLOSED);
+            end(refusal.code, why, State.CLOSED);       // a Close goes out only if it was open
         }
 
         private void log(String what) { settings.log.accept("#" + number + " " + what); }
@@ -979,9 +988,7 @@ public final class Chat implements AutoCloseable {
         /// Ends the connection at once, without a Close: a reset, which drops what is unsent.
         /// @param why for the log, or null
         void cutOff(String why) {
-            synchronized (outbox) { if (state != State.CLOSED) state = State.CLOSING; }
-            outbox.take();                              // gives up what waits,
-            outbox.take();                              // and what is being written
+            outbox.giveUp();
             try (socket) { socket.setSoLinger(true, 0); } catch (IOException closed) { }
             if (why != null) log(why);
         }
