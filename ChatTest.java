@@ -1,9 +1,10 @@
 // The tests of Chat.java, in the order of its parts: ./run.sh test, or ./run.sh test Frames Closing
 // for some. At the end stands the load generator of ./run.sh bench.
 
-import java.io.*;
 import com.sun.management.UnixOperatingSystemMXBean;
+import java.io.*;
 import java.lang.management.ManagementFactory;
+import java.lang.reflect.Field;
 import java.net.*;
 import java.net.http.*;
 import java.nio.*;
@@ -34,6 +35,8 @@ class ChatTest {
 
     /// RFC 6455's own example (§1.3): a key, and what must be answered.
     static final String KEY = "dGhlIHNhbXBsZSBub25jZQ==", ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+    /// The header of who asks to be told of arrivals.
+    static final String PRESENCE = "Sec-WebSocket-Protocol: presence";
     /// The masking key of the examples in §5.7; `masked` uses it.
     static final byte[] MASKING_KEY = bytes("37 fa 21 3d");
     /// Seconds after which a test gives up. When all is well, nothing waits for so long.
@@ -436,11 +439,20 @@ class ChatTest {
         return Runtime.getRuntime().totalMemory() - Runtime.getRuntime().freeMemory();
     }
 
+    /// A private field, to look into a server or to let time pass for it.
+    static Field field(Class<?> of, String name) {
+        try {
+            Field field = of.getDeclaredField(name);
+            field.setAccessible(true);
+            return field;
+        } catch (NoSuchFieldException renamed) {
+            throw new AssertionError(renamed);
+        }
+    }
+
     /// The server's list of rooms.
     static Chat.Rooms rooms(Chat chat) throws Exception {
-        var rooms = Chat.class.getDeclaredField("rooms");
-        rooms.setAccessible(true);
-        return (Chat.Rooms) rooms.get(chat);
+        return (Chat.Rooms) field(Chat.class, "rooms").get(chat);
     }
 
     /// Whether nothing is remembered of anyone: no room, no name.
@@ -783,7 +795,7 @@ class ChatTest {
         @Test
         @DisplayName("§4.2.2 with the 101 the connection is open: the server may speak first")
         void theServerMaySpeakFirst() throws Exception {
-            try (Raw raw = Raw.open(chat, "/chat/first", "Sec-WebSocket-Protocol: presence")) {
+            try (Raw raw = Raw.open(chat, "/chat/first", PRESENCE)) {
                 assertTrue(raw.line().matches(" \\.\\.\\.\\. user-\\d{1,5} has joined\\."));
                 raw.bye();
             }
@@ -2947,8 +2959,7 @@ class ChatTest {
         @Test
         @DisplayName("for who watches and reads nothing 1,000 items are kept; he can go on later")
         void whoWatchesAndReadsNothingFillsNoMemory() throws Exception {
-            var watchers = Chat.class.getDeclaredField("watchers");
-            watchers.setAccessible(true);
+            Field watchers = field(Chat.class, "watchers");
             try (Chat chat = quiet("--trace"); var events = new Events(chat.httpPort());
                     Raw raw = Raw.open(chat, "/echo")) {
                 var queue = (Queue<?>) ((Set<?>) watchers.get(chat)).iterator().next();
@@ -2970,7 +2981,6 @@ class ChatTest {
     @Nested
     @DisplayName("The chat: rooms, names, commands")
     class RoomsAndCommands extends Served {
-        private static final String PRESENCE = "Sec-WebSocket-Protocol: presence";
 
         /// Somebody in a room. Being here means that the server knows it.
         private final class Member implements AutoCloseable {
@@ -3520,7 +3530,7 @@ class ChatTest {
             private int from, to;
 
             Hearer(Chat chat) throws IOException {
-                raw = Raw.open(chat, "/chat/load", "Sec-WebSocket-Protocol: presence");
+                raw = Raw.open(chat, "/chat/load", PRESENCE);
                 raw.socket.setSoTimeout(5 * PATIENCE * 1000);
                 hear();
                 assertEquals(JOINED, lines[0] % 1024, "the first line is not the arrival");
@@ -3781,10 +3791,8 @@ class ChatTest {
                     untilItStandsStill(sent);
                     assertTrue(usedMemory() - memory < 4 << 20, "pongs pile up");
                     // Nothing could be written to him for twice the silent interval.
-                    var outbox = Chat.WebSocket.class.getDeclaredField("outbox");
-                    outbox.setAccessible(true);
-                    var progress = outbox.getType().getDeclaredField("progress");
-                    progress.setAccessible(true);
+                    Field outbox = field(Chat.WebSocket.class, "outbox");
+                    Field progress = field(outbox.getType(), "progress");
                     eventually(true, () -> {
                         progress.setLong(outbox.get(webSocket), System.nanoTime()
                                 - TimeUnit.SECONDS.toNanos(2 * Chat.WebSocket.SILENCE + 1));
@@ -3946,7 +3954,7 @@ class ChatTest {
                 var members = new ArrayList<Chat.Rooms.Member>();
                 for (int i = 0; i < Chat.Rooms.MAX_ROOMS - 1; i++)
                     members.add(rooms.enter(new Chat.WebSocket(null, settings), "room-" + i));
-                Raw last = Raw.open(crowded, "/chat/last", "Sec-WebSocket-Protocol: presence");
+                Raw last = Raw.open(crowded, "/chat/last", PRESENCE);
                 last.line();
                 assertStatus(503, answer(crowded, request("/chat/new")));
                 Raw.open(crowded, "/chat/last").close();
@@ -4034,10 +4042,8 @@ class ChatTest {
                 long before = usedMemory();
                 for (Raw raw : all) raw.hex("82 ff 00 00 00 00 00 10 00 00 37 fa 21 3d 00");
                 for (Raw raw : all) raw.write(new byte[2000]);
-                var connections = Chat.class.getDeclaredField("connections");
-                var gathered = Chat.WebSocket.class.getDeclaredField("gathered");
-                connections.setAccessible(true);
-                gathered.setAccessible(true);
+                Field connections = field(Chat.class, "connections");
+                Field gathered = field(Chat.WebSocket.class, "gathered");
                 eventually(2_001_000, () -> {               // now all of that has been read
                     int sum = 0;
                     for (Object each : (Set<?>) connections.get(chat)) sum += gathered.getInt(each);
@@ -4122,7 +4128,7 @@ class ChatTest {
         @Test
         @DisplayName("whoever goes, with FIN or RST, at any byte, leaves nothing behind (S7)")
         void whoeverGoesAtAnyByteLeavesNothing() throws Exception {
-            byte[] life = join(utf8(request("/chat/end", "Sec-WebSocket-Protocol: presence")),
+            byte[] life = join(utf8(request("/chat/end", PRESENCE)),
                     masked(0x01, utf8("Hel")), masked(0x89, utf8("?")), masked(0x80, utf8("lo")),
                     masked(0x88, bytes("03 e8")));
             try (Chat own = chat()) {
@@ -4235,10 +4241,10 @@ class ChatTest {
         void aPageOfAnotherSiteIsKeptOut(String form) throws Exception {
             String origin = "Origin: " + form.formatted(chat.httpPort());
             String room = "/chat/r" + System.nanoTime();        // nobody is leaving it just now
-            try (Raw ada = Raw.open(chat, room, "Sec-WebSocket-Protocol: presence")) {
+            try (Raw ada = Raw.open(chat, room, PRESENCE)) {
                 ada.line();
                 for (String path : List.of("/", "/echo", "/chat", room, "/chat/other"))
-                    assertRefused(chat, path, origin, "Sec-WebSocket-Protocol: presence");
+                    assertRefused(chat, path, origin, PRESENCE);
                 ada.assertNothingMore();
             }
         }
@@ -4904,7 +4910,7 @@ class ChatTest {
             boolean deflate = random.nextBoolean();
             byte[] hello = utf8(request(pick(random, "/echo", "/chat/fuzz", "/", "/echo?x"), deflate
                     ? "Sec-WebSocket-Extensions: permessage-deflate" : "Cookie: fuzz",
-                    random.nextBoolean() ? "Sec-WebSocket-Protocol: presence" : "Accept: x"));
+                    random.nextBoolean() ? PRESENCE : "Accept: x"));
             boolean mutated = random.nextInt(4) == 0;
             if (mutated) hello = mutate(random, hello);
             var frames = new ByteArrayOutputStream();
@@ -5043,7 +5049,6 @@ class ChatTest {
     @Nested
     @DisplayName("Several servers")
     class Servers {
-        private static final String PRESENCE = "Sec-WebSocket-Protocol: presence";
         private static final String AWAY = " .... other servers cannot be reached.",
                 BACK = " .... other servers can be reached again.";
 
@@ -5242,14 +5247,12 @@ class ChatTest {
             @Override public void close() throws IOException { raw.close(); }
         }
 
-        private static Chat.Redis redis(Chat chat) {
-            try {
-                var redis = Chat.Rooms.class.getDeclaredField("redis");
-                redis.setAccessible(true);
-                return (Chat.Redis) redis.get(rooms(chat));
-            } catch (Exception renamed) {
-                throw new AssertionError(renamed);
-            }
+        private static Chat.Redis redis(Chat chat) throws Exception {
+            return (Chat.Redis) field(Chat.Rooms.class, "redis").get(rooms(chat));
+        }
+
+        private static Map<?, ?> unseen(Chat.Redis redis) throws Exception {
+            return (Map<?, ?>) field(Chat.Redis.class, "unseen").get(redis);
         }
 
         private static void allHear(List<Guest> guests, String... lines) throws IOException {
@@ -5333,9 +5336,12 @@ class ChatTest {
             try (Engine engine = new Engine(3)) {
                 Guest porter = engine.guest(1, "door");
                 var refreshing = new AtomicBoolean(true);       // else now and then only
-                for (Chat chat : engine.chats) Thread.startVirtualThread(() -> {
-                    while (refreshing.get()) redis(chat).refresh();
-                });
+                for (Chat chat : engine.chats) {
+                    Chat.Redis redis = redis(chat);
+                    Thread.startVirtualThread(() -> {
+                        while (refreshing.get()) redis.refresh();
+                    });
+                }
                 var lines = together(IntStream.range(0, 150).boxed(), i -> () -> {
                     try (var guest = new Guest(engine.chats.get(i % 3).webSocketPort(), "door",
                             i % 2 == 0 ? new String[] {PRESENCE} : new String[0])) {
@@ -5522,12 +5528,6 @@ class ChatTest {
             }
         }
 
-        private static Object field(Chat.Redis redis, String name) throws Exception {
-            var field = Chat.Redis.class.getDeclaredField(name);
-            field.setAccessible(true);
-            return field.get(redis);
-        }
-
         @Test
         @DisplayName("two who leave a room together are both told of while somebody hears it")
         void twoLeaveTogether() throws Exception {
@@ -5538,7 +5538,7 @@ class ChatTest {
                             guest -> () -> { guest.raw.close(); return null; });
                 }
                 eventually(true, () -> isEmpty(rooms(engine.chats.get(0))));
-                assertEquals(0, ((Map<?, ?>) field(redis(engine.chats.get(0)), "unseen")).size());
+                assertEquals(0, unseen(redis(engine.chats.get(0))).size());
             }
         }
 
@@ -5554,7 +5554,8 @@ class ChatTest {
                 engine.start();
                 while (engine.ask("KEYS one:who:*").size() < 10) Thread.onSpinWait();
                 wire.kept = "answers";
-                assertEquals(false, field(redis(engine.chats.get(0)), "carries"));
+                assertEquals(false, field(Chat.Redis.class, "carries")
+                        .get(redis(engine.chats.get(0))));
                 wire.cut();
                 wire.kept = "";
                 ada.until(BACK);
@@ -5593,7 +5594,7 @@ class ChatTest {
                 gate.release();
                 assertEquals("true", heard.take());
                 Thread.startVirtualThread(() -> redis.publish("late", "3"));
-                eventually(1, ((Map<?, ?>) field(redis, "unseen"))::size);
+                eventually(1, unseen(redis)::size);
                 wire.kept = "";
                 assertEquals("3", heard.poll(PATIENCE, TimeUnit.SECONDS));
                 redis.close();
@@ -5601,7 +5602,7 @@ class ChatTest {
         }
 
         @Test
-        @DisplayName("a line that is stuck on its way to the engine holds up others for 5 s at most")
+        @DisplayName("a line that is stuck on its way to the engine holds up others for 5 s")
         void aWriteHasAnEnd() throws Exception {
             try (Engine engine = new Engine(0); Wire wire = new Wire(engine.port)) {
                 engine.chats.add(chat(wire.url(), "--max-message=33554432",
@@ -5611,7 +5612,7 @@ class ChatTest {
                 wire.first = 2;                                 // only what is asked is stuck
                 wire.kept = "requests";
                 bob.say("x".repeat(32_000_000));
-                eventually(1, ((Map<?, ?>) field(redis(engine.chats.get(0)), "unseen"))::size);
+                eventually(1, unseen(redis(engine.chats.get(0)))::size);
                 ada.say("small").until(AWAY, ada.name + ": small");
                 wire.kept = "";
                 ada.until(BACK);
@@ -7486,9 +7487,7 @@ class ChatTest {
                 return Chat.Options.class.getDeclaredField(field).get(new Chat.Options());
             }
             String[] parts = name.split("\\.");
-            var field = classes().get(parts[0]).getDeclaredField(parts[1]);
-            field.setAccessible(true);
-            return field.get(null);
+            return field(classes().get(parts[0]), parts[1]).get(null);
         }
 
         /// `8 KiB` → 8192. A long constant is in nanoseconds.
@@ -7549,10 +7548,9 @@ class ChatTest {
             try (Program program = new Program(folder, JAVA, "-cp", ".", "Chat", "--http-port=0",
                     "--ws-port=0")) {
                 int port = Integer.parseInt(program.ready().group(4));
-                String presence = "Sec-WebSocket-Protocol: presence";
-                try (Raw ada = new Raw(port).shakeHands("/", presence)) {
+                try (Raw ada = new Raw(port).shakeHands("/", PRESENCE)) {
                     ada.line();
-                    try (Raw bob = new Raw(port).shakeHands("/", presence)) {
+                    try (Raw bob = new Raw(port).shakeHands("/", PRESENCE)) {
                         assertEquals(bob.line(), ada.line());             // so he is there
                         ada.text("/nick ada").text("/shout hello, größe");
                         for (Raw raw : List.of(ada, bob)) {
@@ -7605,7 +7603,7 @@ class ChatTest {
                     assertTrue(get(port, "/chat/tea").contains("chat-echo-area"));
                     assertFalse(get(port, "/").contains("" + chat.webSocketPort()));
                     String[] browser = {"Host: chat.example", "Origin: " + origin,
-                        "Sec-WebSocket-Protocol: presence"};
+                        PRESENCE};
                     try (Raw ada = new Raw(port).shakeHands("/chat/tea", browser)) {
                         assertTrue(ada.line().endsWith(" has joined."));
                         assertTrue(ada.text("hello").line().endsWith(": hello"));
@@ -8325,8 +8323,7 @@ class ChatTest {
         void anErrorWhileOneIsAcceptedKeepsOutNobodyElse() throws Exception {
             var failures = new ArrayDeque<Throwable>(List.of(new IOException("a test's"),
                     new OutOfMemoryError("a test's"), new OutOfMemoryError("another of a test's")));
-            var listener = Chat.class.getDeclaredField("listener");
-            listener.setAccessible(true);
+            Field listener = field(Chat.class, "listener");
             try (var chat = new Chat(new Chat.Options("--http-port=0", "--ws-port=0"))) {
                 listener.set(chat, new ServerSocket() {
                     @Override
@@ -8362,8 +8359,7 @@ class ChatTest {
                             while (webSocket.receive() != null) continue;
                         }));
                         raw.shakeHands("/");
-                        var heard = Chat.WebSocket.class.getDeclaredField("heard");
-                        heard.setAccessible(true);
+                        Field heard = field(Chat.WebSocket.class, "heard");
                         heard.setLong(opened.get(), System.nanoTime() - TimeUnit.SECONDS.toNanos(
                                 2 * Chat.WebSocket.SILENCE + 1));
                         try {
