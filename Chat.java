@@ -12,7 +12,6 @@ import com.sun.net.httpserver.*;
 import java.io.*;
 import java.net.*;
 import java.nio.*;
-import java.nio.charset.*;
 import java.security.*;
 import java.text.Normalizer;
 import java.util.*;
