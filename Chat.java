@@ -48,18 +48,28 @@ public final class Chat implements AutoCloseable {
     public static void main(String[] arguments) {
         try {
             Options options = new Options(arguments);
-            if (options.answer == null) {                       // it is not --help or the like
-                Chat chat = new Chat(options).start();
-                Runtime.getRuntime().addShutdownHook(new Thread(chat::close));
-                options.answer = "Chat.java: open " + chat.address("http", options.host)
-                        + "/ (WebSockets at " + chat.address("ws", options.host) + "/)";
+            switch (options.task) {
+                case SERVE -> serve(options);
+                case CONNECT -> throw new IOException("--connect is not there yet");
+                case EXPLAIN -> System.out.println(WebSocket.explain(options.frames()));
+                case HELP -> System.out.println(Options.USAGE);
+                case VERSION -> System.out.println(
+                        "Chat.java " + VERSION + ", Java " + Runtime.version());
             }
-            System.out.println(options.answer);
-        } catch (IllegalArgumentException | IOException wrong) {
-            String usage = wrong instanceof IOException ? "" : "\n" + Options.USAGE;
-            System.err.println("Chat.java: " + wrong.getMessage() + usage);
-            System.exit(usage.isEmpty() ? 1 : 2);
+        } catch (IllegalArgumentException wrong) {
+            System.err.println("Chat.java: " + wrong.getMessage() + "\n" + Options.USAGE);
+            System.exit(2);
+        } catch (IOException failure) {
+            System.err.println("Chat.java: " + failure.getMessage());
+            System.exit(1);
         }
+    }
+
+    private static void serve(Options options) throws IOException {
+        Chat chat = new Chat(options).start();
+        Runtime.getRuntime().addShutdownHook(new Thread(chat::close));
+        System.out.println("Chat.java: open " + chat.address("http", options.host)
+                + "/ (WebSockets at " + chat.address("ws", options.host) + "/)");
     }
 
     Chat(Options options) throws IOException { this.options = options; }
@@ -1406,75 +1416,142 @@ public final class Chat implements AutoCloseable {
         }
     }
 
+    /// What the arguments ask for: which task, and how to do it. Nothing is begun here.
     static final class Options {
         static final String USAGE = """
             java Chat.java [OPTION ...]    serves a chat until it is stopped
               --host HOST          where to listen (localhost); 0.0.0.0 is everywhere
               --http-port PORT     of the page (8080); --ws-port PORT of WebSockets (12345); 0: any
+              --public-url URL     ws:// or wss://, where browsers reach the WebSockets, if a proxy
+                                   or a mapped port hides that from the page
               --origin ORIGIN      pages of this origin may connect, too; * is any; repeatable
               --max-message BYTES  of each (1048576); --max-queue BYTES for a slow reader (8388608)
+              --max-memory BYTES   of all that waits, for all together (a quarter of the heap)
               --max-connections N  in all (10000); --max-per-address N, loopback apart (100)
               --keystore FILE      PKCS12, for https and wss
               --redis URL          joins servers: redis[s]://[USER:PASSWORD@]HOST[:PORT][/PREFIX]
               --trace              shows all that travels, here and in the page
-              --explain [HEX ...]  explains frames, given here or on standard input
-              --no-deflate, --help, --version
+              --no-deflate         without compression
+            java Chat.java --connect URL   talks to a WebSocket server, ws:// or wss://, line by line
+              --header 'NAME: VALUE', --subprotocol NAME: repeatable; --origin ORIGIN
+            java Chat.java --explain [HEX ...]    explains frames, given here or on standard input
+            java Chat.java --help | --version
             Fixed: handshake 10 s, 8 KiB, 100 headers; ping after 25 s of silence, gone after 50 s;
             closing 5 s; 10000 rooms; letters in the name of a room 64, of a person 24. Passwords:
             CHAT_KEYSTORE_PASSWORD, CHAT_REDIS_PASSWORD.""";
+        static final int MAX_BYTES = 1 << 30;       // what one array and one option may hold
 
-        String host = "localhost", answer;          // to print in place of serving
+        enum Task { SERVE, CONNECT, EXPLAIN, HELP, VERSION }
+
+        Task task = Task.SERVE;
+        String host = "localhost", publicUrl;       // publicUrl: null if the page finds out
         int httpPort = 8080, wsPort = 12345, maxMessage = 1 << 20, maxQueue = 8 << 20;
         int maxConnections = 10_000, maxPerAddress = 100;
+        long maxMemory = Runtime.getRuntime().maxMemory() / 4;
         boolean deflate = true, trace;
         SSLContext tls;
-        URI redis;
+        URI redis, connect;
         final Set<String> origins = new TreeSet<>(String.CASE_INSENSITIVE_ORDER);
+        final List<String> headers = new ArrayList<>(), subprotocols = new ArrayList<>();
         private final Queue<String> words = new ArrayDeque<>();
         private String name;                        // of the option that is being read
 
         /// @throws IllegalArgumentException with a sentence for whoever typed this
         Options(String... arguments) {
-            for (String word : arguments)                       // --flag=value is two words
-                words.addAll(List.of(word.split("=", word.startsWith("--") ? 2 : 1)));
-            while ((name = words.poll()) != null)
-                switch (name) {
-                    case "--host" -> host = value(".+").replaceAll("^[^\\[].*:.*", "[$0]");  // IPv6
-                    case "--http-port" -> httpPort = number(0, 65535);
-                    case "--ws-port" -> wsPort = number(0, 65535);
-                    case "--origin" -> origins.add(value("\\*|https?://[^/\\s]+"));
-                    case "--max-message" -> maxMessage = number(1, 1 << 30);
-                    case "--max-queue" -> maxQueue = number(1, 1 << 30);
-                    case "--max-connections" -> maxConnections = number(1, 1 << 24);
-                    case "--max-per-address" -> maxPerAddress = number(1, 1 << 24);
-                    case "--keystore" -> useKeys(value(".+"));
-                    case "--redis" -> redis = URI.create(value(
-                            "rediss?://(([\\w.~!$&'()*+,;=:-]|%\\p{XDigit}{2})*@)?"
-                            + "([A-Za-z0-9.-]+|\\[[:.\\p{XDigit}]+])(:\\d+)?(/[\\w.~/-]*)?"));
-                    case "--no-deflate" -> deflate = false;
-                    case "--trace" -> trace = true;
-                    case "--help" -> answer = USAGE;
-                    case "--version" ->
-                        answer = "Chat.java " + VERSION + ", Java " + Runtime.version();
-                    case "--explain" -> answer = explain();
-                    default -> throw wrong("is not an option");
+            for (String word : arguments) {
+                boolean both = word.startsWith("--") && word.contains("=");   // --flag=value
+                words.addAll(both ? List.of(word.split("=", 2)) : List.of(word));
+            }
+            while (!words.isEmpty() && task != Task.EXPLAIN) {  // which takes all that follows
+                name = words.remove();
+                read();
+            }
+        }
+
+        private void read() {
+            switch (name) {
+                case "--host" -> host = host(value());
+                case "--http-port" -> httpPort = (int) number(0, 65535);
+                case "--ws-port" -> wsPort = (int) number(0, 65535);
+                case "--public-url" -> publicUrl = url("ws", "wss").toString();
+                case "--origin" -> origins.add(origin(value()));
+                case "--max-message" -> maxMessage = (int) number(1, MAX_BYTES);
+                case "--max-queue" -> maxQueue = (int) number(1, MAX_BYTES);
+                case "--max-memory" -> maxMemory = number(1, Long.MAX_VALUE);
+                case "--max-connections" -> maxConnections = (int) number(1, 1 << 24);
+                case "--max-per-address" -> maxPerAddress = (int) number(1, 1 << 24);
+                case "--keystore" -> useKeys(value());
+                case "--redis" -> redis = redis(url("redis", "rediss"));
+                case "--connect" -> {
+                    task = Task.CONNECT;
+                    connect = url("ws", "wss");
                 }
+                case "--header" -> headers.add(header(value()));
+                case "--subprotocol" -> subprotocols.add(value());
+                case "--no-deflate" -> deflate = false;
+                case "--trace" -> trace = true;
+                case "--help" -> task = Task.HELP;
+                case "--version" -> task = Task.VERSION;
+                case "--explain" -> task = Task.EXPLAIN;
+                default -> throw wrong("is not an option");
+            }
         }
 
-        private IllegalArgumentException wrong(String why) {           // without a password in it
-            return new IllegalArgumentException(name + " " + why.replaceAll("//.*@", "//…@"));
+        private IllegalArgumentException wrong(String why) {
+            return new IllegalArgumentException(name + " " + why);
         }
 
-        private String value(String form) {
+        private String value() {
             if (words.isEmpty()) throw wrong("needs a value");
-            if (words.peek().matches(form)) return words.remove();
-            throw wrong("can't be " + words.peek());
+            if (!words.peek().isBlank()) return words.remove();
+            throw wrong("can't be '" + words.peek() + "'");
         }
 
-        private int number(int least, int most) {
-            long number = Long.parseLong(value("\\d{1,10}"));
-            if (number >= least && number <= most) return (int) number;
-            throw wrong("is a number from " + least + " to " + most + ", not " + number);
+        private long number(long least, long most) {
+            String digits = value();
+            boolean right = digits.length() < 19;               // so it fits into a long
+            for (char digit : digits.toCharArray()) right &= digit >= '0' && digit <= '9';
+            if (right && Long.parseLong(digits) >= least && Long.parseLong(digits) <= most)
+                return Long.parseLong(digits);
+            throw wrong("is a number from " + least + " to " + most + ", not " + digits);
+        }
+
+        private String host(String host) {                      // IPv6 has its brackets, as in a URL
+            return host.contains(":") && !host.startsWith("[") ? "[" + host + "]" : host;
+        }
+
+        private URI url(String... schemes) {
+            String text = value();
+            int at = text.lastIndexOf('@') + 1;                 // a password is before it
+            try {
+                URI url = new URI(text);
+                if (Arrays.asList(schemes).contains(url.getScheme()) && url.getHost() != null
+                        && url.getPort() < 65536 && url.getRawFragment() == null) return url;
+            } catch (URISyntaxException wrong) {
+                // told below
+            }
+            throw wrong("can't be " + (at > 0 ? "…@" : "") + text.substring(at));
+        }
+
+        private URI redis(URI url) {                            // its path stands in patterns
+            boolean right = url.getRawQuery() == null;
+            for (char each : url.getRawPath().toCharArray())
+                right &= each < 128 && Character.isLetterOrDigit(each) || "/_-.~".indexOf(each) >= 0;
+            if (right) return url;
+            throw wrong("can't have this path: " + url.getScheme() + "://" + url.getRawAuthority()
+                    .substring(url.getRawAuthority().lastIndexOf('@') + 1) + url.getRawPath());
+        }
+
+        private String origin(String origin) {
+            if (origin.equals("*") || origin.matches("https?://[^/\\s]+")) return origin;
+            throw wrong("can't be " + origin);
+        }
+
+        private String header(String header) {
+            boolean right = header.indexOf(':') > 0;
+            for (char each : header.toCharArray()) right &= !Character.isISOControl(each);
+            if (right) return header;
+            throw wrong("can't be " + header);
         }
 
         private void useKeys(String file) {
@@ -1490,13 +1567,16 @@ public final class Chat implements AutoCloseable {
             }
         }
 
-        private String explain() {
-            if (words.isEmpty()) words.addAll(new Scanner(System.in).tokens().toList());
-            String hex = String.join("", words).replaceAll("[\\s:,]|0x", "");
-            words.clear();
-            if (hex.matches("([0-9A-Fa-f]{2})*+"))
-                return WebSocket.explain(HexFormat.of().parseHex(hex));
-            throw wrong("takes bytes in hex, such as 81 00");
+        /// The bytes for --explain: the words after it, or else what standard input holds.
+        byte[] frames() {
+            Stream<String> given = words.isEmpty() ? new Scanner(System.in).tokens() : words.stream();
+            String hex = given.collect(Collectors.joining());
+            for (String between : List.of("0x", ":", ",")) hex = hex.replace(between, "");
+            try {
+                return HexFormat.of().parseHex(hex.replace(" ", ""));
+            } catch (IllegalArgumentException noHex) {
+                throw wrong("takes bytes in hex, such as 81 00");
+            }
         }
     }
 

@@ -2327,8 +2327,8 @@ class ChatTest {
     @DisplayName("What travels, explained")
     class Trace {
         private static String explain(String... hex) {
-            return new Chat.Options(Stream.concat(Stream.of("--explain"), Stream.of(hex))
-                    .toArray(String[]::new)).answer;
+            return Chat.WebSocket.explain(new Chat.Options(Stream.concat(Stream.of("--explain"),
+                    Stream.of(hex)).toArray(String[]::new)).frames());
         }
 
         /// A server with --trace, and what it has written since it was last asked.
@@ -5798,6 +5798,7 @@ class ChatTest {
         @DisplayName("--flag value and --flag=value are the same")
         @CsvSource({"--host, 127.0.0.1", "--http-port, 1", "--ws-port, 65535", "--max-message, 1",
             "--max-queue, 1073741824", "--max-connections, 7", "--max-per-address, 8",
+            "--max-memory, 123456789012345", "--public-url, wss://chat.example/app",
             "--origin, https://chat.example:8443"})
         void bothForms(String name, String value) throws Exception {
             for (String[] form : new String[][] {{name, value}, {name + "=" + value}}) {
@@ -5810,9 +5811,45 @@ class ChatTest {
                     case "--max-queue" -> options.maxQueue;
                     case "--max-connections" -> options.maxConnections;
                     case "--max-per-address" -> options.maxPerAddress;
+                    case "--max-memory" -> options.maxMemory;
+                    case "--public-url" -> options.publicUrl;
                     default -> options.origins.iterator().next();
                 }));
-                assertNull(options.answer);
+                assertEquals(Chat.Options.Task.SERVE, options.task);
+            }
+        }
+
+        @Test
+        @DisplayName("--connect is another task, with headers and subprotocols that may repeat")
+        void connectIsAnotherTask() {
+            var options = new Chat.Options("--connect=wss://chat.example/x?a=b", "--header=A: b=c",
+                    "--header", "D: e", "--subprotocol=presence", "--subprotocol", "soap",
+                    "--origin=https://chat.example");
+            assertEquals(Chat.Options.Task.CONNECT, options.task);
+            assertEquals(URI.create("wss://chat.example/x?a=b"), options.connect);
+            assertEquals(List.of("A: b=c", "D: e"), options.headers);
+            assertEquals(List.of("presence", "soap"), options.subprotocols);
+        }
+
+        @Test
+        @DisplayName("--max-memory is a quarter of the heap, or what is said; any long will do")
+        void memory() {
+            long most = Runtime.getRuntime().maxMemory();
+            assertEquals(most / 4, new Chat.Options().maxMemory);
+            assertEquals(1L << 40, new Chat.Options("--max-memory=" + (1L << 40)).maxMemory);
+        }
+
+        @Test
+        @DisplayName("the task is known before anything is done: nothing is read from standard input")
+        void optionsDoNothing() {
+            InputStream usual = System.in;
+            try {
+                System.setIn(new ByteArrayInputStream(utf8("81 00")));
+                var options = new Chat.Options("--explain");
+                System.setIn(new ByteArrayInputStream(utf8("82 00")));
+                assertEquals("82 00", hex(options.frames()));
+            } finally {
+                System.setIn(usual);
             }
         }
 
@@ -5831,6 +5868,10 @@ class ChatTest {
             "--ws-port=1.5", "--ws-port=+1", "--ws-port=٣", "--ws-port=99999999999999999999",
             "--max-message=0", "--max-message=1073741825",
             "--max-message=1k", "--max-queue=0", "--max-queue=-5",
+            "--max-memory=0", "--max-memory=x", "--public-url=http://chat.example",
+            "--public-url=chat.example", "--public-url=ws://", "--connect=http://chat.example",
+            "--connect=ws://a b", "--connect=ws://a:65536", "--connect=ws://a/#x",
+            "--header=no colon", "--header=: x", "--redis=redis://a/*",
             "--max-connections=0", "--max-per-address=0", "--origin=chat.example", "--origin=null",
             "--origin=https://chat.example/", "--origin=ftp://chat.example", "--origin=https://a b",
             "--keystore=/nowhere/to-be-found.p12"})
