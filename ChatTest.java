@@ -26,6 +26,10 @@ import javax.tools.*;
 import org.junit.jupiter.api.*;
 import org.junit.jupiter.params.*;
 import org.junit.jupiter.params.provider.*;
+import org.junit.platform.engine.*;
+import org.junit.platform.engine.discovery.*;
+import org.junit.platform.launcher.*;
+import org.junit.platform.launcher.core.*;
 
 import static org.junit.jupiter.api.Assertions.*;
 import static org.junit.jupiter.api.Assumptions.*;
@@ -7290,14 +7294,13 @@ class ChatTest {
                 if (!name.isEmpty()) Class.forName("ChatTest$" + name.split("#")[0]);
             List<String> out = works(folder, "./run.sh test CommandLine#theDefaults");
             assertEquals("1 passed, 0 failed", out.get(out.size() - 1));
+            assertTrue(out.get(out.size() - 2).startsWith("on JDK "), out::toString);
+            assertEquals(3, out.size(), "one line for the test");
         }
 
         private static void measures(Path folder, String command) throws Exception {
-            assumeTrue(Stream.of(ChatTest.class.getDeclaredMethods())
-                    .anyMatch(method -> method.getName().equals("main")), "there is no bench yet");
             try (Program program = shell(folder, command)) {
-                eventually(true, () -> !program.out.isEmpty() || !program.err.isEmpty());
-                String all = program.out + "\n" + program.err;
+                String all = program.next(program.err);             // its progress comes first
                 assertFalse(all.contains("Exception") || all.contains("run.sh:"), all);
             }
         }
@@ -7851,6 +7854,218 @@ class ChatTest {
                 Thread.startVirtualThread(() -> Chat.WebSocket.serve(socket, handler));
             } catch (IOException closed) {
                 return;
+            }
+        }
+    }
+
+    // ---- ./run.sh test: one line for a test, and what was written while one failed ------------
+
+    @Nested
+    @DisplayName("./run.sh test")
+    class Reports {
+        @Test
+        @DisplayName("shows what was written under a test that failed, and only there")
+        void showsWhatWasWrittenUnderATestThatFailed() throws Exception {
+            List<String> lines = report("Tried");
+            assertTrue(lines.remove(lines.size() - 2).matches("on JDK \\d+.*, in \\d+ s"));
+            assertEquals("""
+                    FAIL  Tried > fails
+                          java.lang.AssertionError: a reason
+                          \tat ChatTest$Tried.fails(ChatTest.java)
+                          what was written meanwhile:
+                            on stdout
+                            on stderr
+                    ok    Tried > passes
+                    skip  Tried > skips: Assumption failed: no-such-program is not installed
+                    failed: Tried > fails
+                    1 passed, 1 failed, 1 skipped""", String.join("\n", lines)
+                            .replaceAll("\\.java:\\d+", ".java"));
+        }
+
+        @Test
+        @DisplayName("takes all tests of a name, and says which name is unknown")
+        void takesNames() throws Exception {
+            assertEquals("1 passed, 0 failed", report("Tried#passes").getLast());
+            assertEquals(List.of("ChatTest.java has no test Tried#nothing", "0 passed, 0 failed"),
+                    report("Tried#nothing"));
+            assertEquals(List.of("ChatTest.java has no class Nobody", "0 passed, 0 failed"),
+                    report("Nobody"));
+        }
+
+        private static List<String> report(String name) throws Exception {
+            try (Program program = new Program(FOLDER, JAVA, "-cp",
+                    System.getProperty("java.class.path"), "ChatTest$Report", name)) {
+                assertEquals(name.equals("Tried#passes") ? 0 : 1, program.exit());
+                assertEquals(List.of(), List.copyOf(program.err));
+                return new ArrayList<>(program.out);
+            }
+        }
+    }
+
+    /// Tests that only `Reports` runs.
+    @DisplayName("Tried")
+    @TestMethodOrder(MethodOrderer.DisplayName.class)
+    static class Tried {
+        @Test @DisplayName("fails") void fails() {
+            System.out.println("on stdout");
+            System.err.println("on stderr");
+            throw new AssertionError("a reason");
+        }
+
+        @Test @DisplayName("passes") void passes() { System.err.println("nobody reads this"); }
+        @Test @DisplayName("skips") void skips() { assumeInstalled("no-such-program"); }
+    }
+
+    /// Runs all tests, or some: `Frames` or `Frames#name`. What they and their servers write on
+    /// stdout and stderr is held back, and shown only under a test that failed.
+    static final class Report implements TestExecutionListener {
+        /// Seconds from which on the line of a test says how long it took.
+        private static final double LONG = 1;
+
+        private final PrintStream out =
+                new PrintStream(new FileOutputStream(FileDescriptor.out), true,
+                        StandardCharsets.UTF_8);
+        private final Tail written = new Tail();
+        private final Map<TestIdentifier, Long> startedAt = new ConcurrentHashMap<>();
+        private final List<String> failures = new ArrayList<>();
+        private TestPlan plan;
+        private long passed, failedTests, failedContainers;
+
+        public static void main(String... names) {
+            System.exit(new Report().run(names) ? 0 : 1);
+        }
+
+        private boolean run(String... names) {
+            long begun = System.nanoTime();
+            System.setOut(new PrintStream(written, true, StandardCharsets.UTF_8));
+            System.setErr(System.out);
+            var chosen = new ArrayList<DiscoverySelector>();
+            try {
+                for (String name : names) chosen.addAll(named(name));
+            } catch (ClassNotFoundException | NoSuchMethodException unknown) {
+                out.println("ChatTest.java has no " + unknown.getMessage());
+                out.println("0 passed, 0 failed");
+                return false;
+            }
+            if (names.length == 0) chosen.add(DiscoverySelectors.selectClass(ChatTest.class));
+            Launcher launcher = LauncherFactory.create();
+            plan = launcher.discover(LauncherDiscoveryRequestBuilder.request()
+                    .selectors(chosen).build());
+            out.print(written.text());                      // what JUnit has to say of the tests
+            launcher.execute(plan, this);
+            if (!failures.isEmpty()) out.println("failed: " + String.join("; ", failures));
+            out.printf(Locale.ROOT, "on JDK %s (%s), in %.0f s%n", Runtime.version(),
+                    System.getProperty("java.vendor"), secondsSince(begun));
+            long failed = failedTests + failedContainers;
+            long skipped = plan.countTestIdentifiers(TestIdentifier::isTest) - passed - failedTests;
+            String also = skipped > 0 ? ", " + skipped + " skipped" : "";
+            out.println(passed + " passed, " + failed + " failed" + also);
+            return passed > 0 && failed == 0;
+        }
+
+        private static List<DiscoverySelector> named(String name)
+                throws ClassNotFoundException, NoSuchMethodException {
+            String[] parts = name.split("#");
+            Class<?> type;
+            try {
+                type = Class.forName("ChatTest$" + parts[0]);
+            } catch (ClassNotFoundException unknown) {
+                throw new ClassNotFoundException("class " + parts[0]);
+            }
+            if (parts.length == 1) return List.of(DiscoverySelectors.selectClass(type));
+            var methods = new ArrayList<DiscoverySelector>();
+            for (var method : type.getDeclaredMethods())
+                if (method.getName().equals(parts[1]))
+                    methods.add(DiscoverySelectors.selectMethod(type, method));
+            if (methods.isEmpty()) throw new NoSuchMethodException("test " + name);
+            return methods;
+        }
+
+        @Override
+        public void executionStarted(TestIdentifier identifier) {
+            startedAt.put(identifier, System.nanoTime());
+            written.clear();
+        }
+
+        @Override
+        public void executionSkipped(TestIdentifier identifier, String reason) {
+            out.println("skip  " + name(identifier) + ": " + reason);
+        }
+
+        @Override
+        public void executionFinished(TestIdentifier identifier, TestExecutionResult result) {
+            double seconds = secondsSince(startedAt.remove(identifier));
+            switch (result.getStatus()) {
+                case SUCCESSFUL -> {
+                    if (!identifier.isTest()) return;
+                    passed++;
+                    out.println("ok    " + name(identifier) + (seconds < LONG ? ""
+                            : " (%.1f s)".formatted(seconds)));
+                }
+                case ABORTED -> executionSkipped(identifier, result.getThrowable()
+                        .map(Throwable::getMessage).orElse("no reason given"));
+                case FAILED -> {
+                    if (identifier.isTest()) failedTests++;
+                    else failedContainers++;
+                    failures.add(name(identifier));
+                    out.println("FAIL  " + name(identifier));
+                    result.getThrowable().ifPresent(cause -> out.print(trace(cause).indent(6)));
+                    String log = written.text();
+                    if (!log.isEmpty()) out.print("      what was written meanwhile:\n"
+                            + log.indent(8));
+                }
+            }
+        }
+
+        /// `Frames > §5.2 …`: without the names that all have, in one line.
+        private String name(TestIdentifier identifier) {
+            var names = new ArrayDeque<String>();
+            for (var each = Optional.of(identifier); each.isPresent();
+                    each = plan.getParent(each.get())) names.addFirst(each.get().getDisplayName());
+            if (names.size() > 1) names.removeFirst();                      // JUnit Jupiter
+            if (names.size() > 1) names.remove("ChatTest");
+            String name = String.join(" > ", names);
+            int end = name.indexOf('\n');
+            return end < 0 ? name : name.substring(0, end) + " …";
+        }
+
+        /// What went wrong and where, without the JDK's and JUnit's own lines.
+        private static String trace(Throwable cause) {
+            var all = new StringWriter();
+            cause.printStackTrace(new PrintWriter(all, true));
+            return all.toString().lines().filter(line -> !line.contains("at java.base/")
+                    && !line.contains("at org.junit.")).collect(Collectors.joining("\n"));
+        }
+
+        private static double secondsSince(long nanoTime) {
+            return (System.nanoTime() - nanoTime) / 1e9;
+        }
+
+        /// Keeps the end of what is written. Its memory is always the same: some tests measure it.
+        private static final class Tail extends OutputStream {
+            private final byte[] ring = new byte[1 << 17];
+            private long count;
+
+            @Override
+            public synchronized void write(int one) {
+                ring[(int) (count % ring.length)] = (byte) one;
+                count++;
+            }
+
+            @Override
+            public synchronized void write(byte[] bytes, int from, int length) {
+                for (int i = from; i < from + length; i++) write(bytes[i]);
+            }
+
+            synchronized void clear() { count = 0; }
+
+            synchronized String text() {
+                var kept = new ByteArrayOutputStream();
+                for (long at = Math.max(0, count - ring.length); at < count; at++)
+                    kept.write(ring[(int) (at % ring.length)]);
+                String left = count > ring.length
+                        ? "(the first %,d bytes are left out)\n".formatted(count - ring.length) : "";
+                return left + kept.toString(StandardCharsets.UTF_8);
             }
         }
     }
