@@ -14,6 +14,10 @@ flags="-XX:+UseSerialGC -Xmn8m -XX:MinHeapFreeRatio=5 -XX:MaxHeapFreeRatio=10 -D
 
 junit=org.junit.platform:junit-platform-console-standalone:1.14.4
 junit_sha256=7c6968cbcaf4301c729f202b23b7d736c5d88be625fc7d27ad5d746146a8bc28
+axe=axe-core@4.14.1 # what finds out whether everybody can use the page
+axe_sha256=e6b0ce02b84d892e2e33e403485e7f3d6c29e2be6df65daf44d89ba564139745
+ws=ws@8.23.0 # another's WebSockets, for Node
+ws_sha256=b8bd105a274ae9ca114f8c6ce4d9dbb0c764fe5118ba633c557e1703e297c587
 maven_copy=org.apache.maven.plugins:maven-dependency-plugin:3.11.0:copy
 
 fail() { echo "run.sh: $*" >&2; exit 1; }
@@ -117,17 +121,35 @@ make_tests() { # gets JUnit, compiles Chat.java and ChatTest.java
             </dev/null >"$work/log" 2>&1 || { cat "$work/log" >&2; fail "Maven could not fetch $junit"; }
         mv "$work"/*.jar "$jar"
     fi
-    sum=$(if command -v sha256sum >/dev/null; then sha256sum; else shasum -a 256; fi <"$jar")
-    if [ "${sum%% *}" != $junit_sha256 ]; then
-        rm -f "$jar"
-        fail "$jar was not the JUnit expected (SHA-256 ${sum%% *}): deleted"
-    fi
+    check "$jar" $junit_sha256
     "$jdk/bin/javac" --release 21 -Xlint:all,-serial -Werror -cp "$jar" -d "$work" Chat.java ChatTest.java || exit 1
 }
 
+check() { # stops if the file $1 does not have the SHA-256 $2
+    sum=$(if command -v sha256sum >/dev/null; then sha256sum; else shasum -a 256; fi <"$1")
+    [ "${sum%% *}" = "$2" ] && return
+    rm -f "$1"
+    fail "$1 was not the file expected (SHA-256 ${sum%% *}): deleted"
+}
+
+get_package() { # puts npm's package $1 (NAME@VERSION), which has the SHA-256 $2, into $work/NAME
+    name=${1%@*} package=$cache/${1%@*}-${1#*@}.tgz
+    if [ ! -f "$package" ]; then
+        if ! (cd "$work" && npm pack --silent "$1" && mv "${package##*/}" "$package") \
+            </dev/null >"$work/log" 2>&1; then
+            echo "run.sh: npm could not fetch $1, so tests that need it are skipped" >&2
+            return
+        fi
+    fi
+    check "$package" "$2"
+    mkdir "$work/$name" && tar -xzf "$package" -C "$work/$name" --strip-components=1
+}
+
 run_tests() { # all, or those named; the last line has the counts, which decide the exit code
+    get_package $axe $axe_sha256
+    get_package $ws $ws_sha256
     code=0
-    "$jdk/bin/java" -cp "$work:$jar" 'ChatTest$Report' "$@" || code=$?
+    "$jdk/bin/java" -Dnpm="$work" -cp "$work:$jar" 'ChatTest$Report' "$@" || code=$?
     [ "$code" -lt 2 ] || printf '%s\n' "the JVM of the tests ended with $code" '0 passed, 1 failed'
     return "$code"
 }
