@@ -6238,25 +6238,25 @@ class ChatTest {
 
     // ---- The page, in a browser ---------------------------------------------------------------
 
-    /// The page as served, in headless Chromium. Where there is none, these tests are skipped.
-    @Nested
+    /// What the page as served must do in each browser. Where there is none, its tests are skipped.
     @TestInstance(TestInstance.Lifecycle.PER_CLASS)
-    @DisplayName("The page in a browser")
-    class Page {
-        private static final String CONNECTED = "/^connected as [^ ]+$/.test(ui.state.textContent)";
-        private static final String LINES = "[...document.querySelectorAll('li')]"
+    abstract static class AnyBrowser {
+        static final String CONNECTED = "/^connected as [^ ]+$/.test(ui.state.textContent)";
+        static final String LINES = "[...document.querySelectorAll('li')]"
                 + ".map(line => line.textContent).join('|')";
-        private Browser browser;
-        private Chat chat;
+        Browser browser;
+        Chat chat;
+
+        /// A new browser; null where none is installed.
+        abstract Browser startBrowser() throws Exception;
 
         @BeforeAll void start() throws Exception {
-            if (Browser.PROGRAM.isEmpty()) return;
-            browser = new Browser();
-            chat = chat();
+            browser = startBrowser();
+            if (browser != null) chat = chat();
         }
 
         @BeforeEach void skipWithoutBrowser() {
-            assumeTrue(browser != null, "skipped: there is no Chromium on the PATH");
+            assumeTrue(browser != null, "this browser is not installed");
         }
 
         @AfterAll void stop() throws Exception {
@@ -6276,29 +6276,29 @@ class ChatTest {
             }
         }
 
-        private String room(Chat chat, String room) {
+        String room(Chat chat, String room) {
             return "http://localhost:" + chat.httpPort() + "/chat/" + room;
         }
 
         /// A tab that has joined a room.
-        private Browser.Tab join(Chat chat, String room) throws Exception {
+        Browser.Tab join(Chat chat, String room) throws Exception {
             Browser.Tab tab = browser.open(room(chat, room));
             tab.until(CONNECTED + " && ui.people.textContent !== ''");
             return tab;
         }
 
         /// A server that will stop, on ports that nobody else gets then.
-        private static Chat mortal() throws Exception {
+        static Chat mortal() throws Exception {
             return chat("--http-port=" + freePort(), "--ws-port=" + freePort());
         }
 
         /// A server on the ports of one that has stopped.
-        private Chat again(Chat stopped) throws Exception {
+        Chat again(Chat stopped) throws Exception {
             return chat("--http-port=" + stopped.httpPort(), "--ws-port="
                     + stopped.webSocketPort());
         }
 
-        private String name(Browser.Tab tab) throws Exception {
+        String name(Browser.Tab tab) throws Exception {
             return tab.ask("ui.state.textContent").replace("connected as ", "");
         }
 
@@ -6339,23 +6339,6 @@ class ChatTest {
             assertEquals("2", tab.ask("document.querySelectorAll('li').length"));
         }
 
-        @Test void enterWhileComposingBelongsToTheInputMethod() throws Exception {
-            Browser.Tab tab = join(chat, "ime");
-            tab.send("Input.imeSetComposition",
-                    "{'text':'にほん','selectionStart':3,'selectionEnd':3}".replace('\'', '"'));
-            tab.press("Enter", 13);
-            tab.press("Escape", 27);
-            assertEquals("にほん", tab.ask("ui.input.value"));
-            tab.send("Input.insertText", "{\"text\":\"日本\"}");
-            // Safari sends the Enter that commits after the composition, as key 229
-            tab.ask("ui.input.dispatchEvent(new KeyboardEvent('keydown', "
-                    + "{ key: 'Enter', keyCode: 229, bubbles: true, cancelable: true }))");
-            assertEquals("日本", tab.ask("ui.input.value"));
-            tab.press("Enter", 13);
-            tab.until(LINES + ".endsWith(': 日本')");
-            assertEquals("2", tab.ask("document.querySelectorAll('li').length"));
-        }
-
         @Test void upRecallsTheLastLineAndKeepsWhatIsBeingTyped() throws Exception {
             Browser.Tab tab = join(chat, "up");
             tab.say("first");
@@ -6374,8 +6357,9 @@ class ChatTest {
                     (() => {
                       const data = new DataTransfer();
                       data.setData('text/plain', ['if (a)', '  b();', ''].join('\\r\\n'));
-                      ui.input.dispatchEvent(new ClipboardEvent('paste',
-                        { clipboardData: data, bubbles: true, cancelable: true }));
+                      const paste = new Event('paste', { bubbles: true, cancelable: true });
+                      paste.clipboardData = data;     // Firefox takes none when it is made
+                      ui.input.dispatchEvent(paste);
                     })()""");
             tab.until("ui.input.value !== ''");
             tab.press("Enter", 13);
@@ -6451,6 +6435,41 @@ class ChatTest {
                 while (!raw.line().equals("ada: typed before")) continue;
                 tab.until("ui.input.value === '' && ui.hint.textContent === ''");
             }
+        }
+    }
+
+    @Nested
+    @DisplayName("The page in Firefox")
+    class PageInFirefox extends AnyBrowser {
+        @Override
+        Browser startBrowser() throws Exception {
+            return Firefox.PROGRAM.isEmpty() ? null : new Firefox();
+        }
+    }
+
+    @Nested
+    @DisplayName("The page in a browser")
+    class Page extends AnyBrowser {
+        @Override
+        Browser startBrowser() throws Exception {
+            return Browser.PROGRAM.isEmpty() ? null : new Browser();
+        }
+
+        @Test void enterWhileComposingBelongsToTheInputMethod() throws Exception {
+            Browser.Tab tab = join(chat, "ime");
+            tab.send("Input.imeSetComposition",
+                    "{'text':'にほん','selectionStart':3,'selectionEnd':3}".replace('\'', '"'));
+            tab.press("Enter", 13);
+            tab.press("Escape", 27);
+            assertEquals("にほん", tab.ask("ui.input.value"));
+            tab.send("Input.insertText", "{\"text\":\"日本\"}");
+            // Safari sends the Enter that commits after the composition, as key 229
+            tab.ask("ui.input.dispatchEvent(new KeyboardEvent('keydown', "
+                    + "{ key: 'Enter', keyCode: 229, bubbles: true, cancelable: true }))");
+            assertEquals("日本", tab.ask("ui.input.value"));
+            tab.press("Enter", 13);
+            tab.until(LINES + ".endsWith(': 日本')");
+            assertEquals("2", tab.ask("document.querySelectorAll('li').length"));
         }
 
         @Test void itTriesAgainAtGrowingAndJitteredDelays() throws Exception {
@@ -6775,35 +6794,48 @@ class ChatTest {
     }
 
     /// Headless Chromium, driven over its DevTools protocol with the JDK's own WebSocket client.
-    static final class Browser {
+    static class Browser {
         static final Optional<Path> PROGRAM =
-                Stream.of(System.getenv("PATH").split(File.pathSeparator)).flatMap(folder ->
-                        Stream.of("chromium", "chromium-browser", "google-chrome")
-                                .map(name -> Path.of(folder, name)))
-                        .filter(Files::isExecutable).findFirst();
+                program("chromium", "chromium-browser", "google-chrome");
+        /// axe-core, where ./run.sh test could get it.
+        static final Path AXE = Path.of(System.getProperty("npm", ""), "axe-core", "axe.min.js");
 
         final List<Tab> tabs = new ArrayList<>();
-        private final Path profile = Files.createTempDirectory("chat-browser");
+        final Queue<String> events = new ConcurrentLinkedQueue<>();
+        private final Path profile;
         private final Process process;
         private final java.net.http.WebSocket socket;
         private final Map<Integer, CompletableFuture<String>> answers = new ConcurrentHashMap<>();
-        private final Queue<String> events = new ConcurrentLinkedQueue<>();
         private int requests;
 
         Browser() throws Exception {
-            process = new ProcessBuilder(PROGRAM.orElseThrow().toString(), "--headless",
-                    "--no-sandbox",
+            this(List.of(PROGRAM.orElseThrow().toString(), "--headless", "--no-sandbox",
                     "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
                     "--disable-background-networking", "--disable-component-update",
-                    "--disable-dev-shm-usage", "--remote-debugging-port=0",
-                    "--user-data-dir=" + profile, "about:blank")
+                    "--disable-dev-shm-usage", "--remote-debugging-port=0", "about:blank",
+                    "--user-data-dir="), "DevToolsActivePort", "(\\d+)\n(/.+)");
+        }
+
+        /// @param command of which the last word is still without the path of the profile
+        /// @param file    in the profile that the browser writes when it is there
+        /// @param address finds the port in the file, and the path if it has one
+        Browser(List<String> command, String file, String address) throws Exception {
+            profile = Files.createTempDirectory("chat-browser");
+            var words = new ArrayList<>(command);
+            words.add(words.removeLast() + profile);
+            process = new ProcessBuilder(words)
                     .redirectError(ProcessBuilder.Redirect.DISCARD)
                     .redirectOutput(ProcessBuilder.Redirect.DISCARD).start();
-            Path port = profile.resolve("DevToolsActivePort");         // two lines: port, path
-            eventually(true, () -> Files.exists(port) && Files.readAllLines(port).size() == 2);
-            List<String> address = Files.readAllLines(port);
+            Path written = profile.resolve(file);
+            var port = new AtomicReference<Matcher>();
+            eventually(true, () -> {
+                if (!Files.exists(written)) return false;
+                port.set(Pattern.compile(address).matcher(Files.readString(written)));
+                return port.get().find();
+            });
+            String path = port.get().groupCount() > 1 ? port.get().group(2) : "/session";
             socket = HttpClient.newHttpClient().newWebSocketBuilder().buildAsync(URI.create(
-                    "ws://127.0.0.1:" + address.get(0) + address.get(1)),
+                    "ws://127.0.0.1:" + port.get().group(1) + path),
                     new java.net.http.WebSocket.Listener() {
                         private final StringBuilder text = new StringBuilder();
 
@@ -6821,8 +6853,15 @@ class ChatTest {
                     }).get();
         }
 
+        static Optional<Path> program(String... names) {
+            return Stream.of(System.getenv("PATH").split(File.pathSeparator))
+                    .flatMap(folder -> Stream.of(names).map(name -> Path.of(folder, name)))
+                    .filter(Files::isExecutable).findFirst();
+        }
+
         private void heard(String message) {
-            Matcher id = Pattern.compile("^\\{\"id\":(\\d+)").matcher(message);
+            Matcher id = Pattern.compile(
+                    "^\\{(?:\"type\":\"(?:success|error)\",)?\"id\":(\\d+)").matcher(message);
             if (id.find()) answers.remove(Integer.valueOf(id.group(1))).complete(message);
             else events.add(message);
         }
@@ -6853,12 +6892,11 @@ class ChatTest {
         }
 
         static String quote(String text) {
-            return '"' + text.chars().mapToObj(c -> c < ' ' || c == '"' || c == '\\' || c > '~'
+            return '"' + text.chars().mapToObj(c -> c < ' ' || "'\"\\".indexOf(c) >= 0 || c > '~'
                     ? "\\u%04x".formatted(c) : "" + (char) c).collect(Collectors.joining()) + '"';
         }
 
-        /// A new tab, in a profile of its own: no storage in common with any other.
-        Tab open(String url, String... scripts) throws Exception {
+        Tab newTab() throws Exception {
             String context = find(send(null, "Target.createBrowserContext", "{}"),
                     "browserContextId");
             String target = find(send(null, "Target.createTarget",
@@ -6868,6 +6906,12 @@ class ChatTest {
                     "{\"targetId\":\"" + target + "\",\"flatten\":true}"), "sessionId"));
             for (String domain : List.of("Page", "Runtime", "Log", "Audits"))
                 tab.send(domain + ".enable", "{}");
+            return tab;
+        }
+
+        /// A new tab, in a profile of its own: no storage in common with any other.
+        Tab open(String url, String... scripts) throws Exception {
+            Tab tab = newTab();
             tab.beforeEachPage("""
                     window.violations = [];
                     addEventListener('securitypolicyviolation', event =>
@@ -6902,16 +6946,19 @@ class ChatTest {
             events.clear();
         }
 
-        void close() throws Exception {
-            send(null, "Browser.close", "{}");
+        void close() throws Exception { end("Browser.close"); }
+
+        /// Has the browser end at this command, and deletes its profile.
+        void end(String command) throws Exception {
+            send(null, command, "{}");
             if (!process.waitFor(10, TimeUnit.SECONDS)) process.destroyForcibly().waitFor();
             try (Stream<Path> files = Files.walk(profile)) {
                 files.sorted(Comparator.reverseOrder()).forEach(file -> file.toFile().delete());
             }
         }
 
-        final class Tab {
-            private final String context, session;
+        class Tab {
+            final String context, session;
 
             Tab(String context, String session) {
                 this.context = context;
@@ -6957,6 +7004,15 @@ class ChatTest {
                 fail(expression + " is " + last + "\nin " + ask("document.body.innerText"));
             }
 
+            /// What axe-core finds that keeps somebody from using the page as it is now; a line each.
+            String barriers() throws Exception {
+                send("Runtime.evaluate", "{\"expression\":" + quote(Files.readString(AXE)) + "}");
+                return ask("""
+                        axe.run().then(found => found.violations.flatMap(({ id, nodes }) =>
+                          nodes.map(({ target, any }) => [id, target, ...any.map(
+                            check => check.message)].join(' '))).join('\\n'))""");
+            }
+
             void type(String text) throws Exception {
                 send("Input.insertText", "{\"text\":" + quote(text) + "}");
             }
@@ -6983,6 +7039,97 @@ class ChatTest {
                 tabs.remove(this);
                 Browser.this.send(null, "Target.disposeBrowserContext",
                         "{\"browserContextId\":\"" + context + "\"}");
+            }
+        }
+    }
+
+    /// Headless Firefox, driven over WebDriver BiDi. Of a tab it offers what `AnyBrowser` needs.
+    static final class Firefox extends Browser {
+        static final Optional<Path> PROGRAM = program("firefox-esr", "firefox");
+
+        Firefox() throws Exception {
+            super(List.of(PROGRAM.orElseThrow().toString(), "--headless", "--no-remote",
+                    "--remote-debugging-port=0", "--profile", ""),
+                    "WebDriverBiDiServer.json", "\"ws_port\": *(\\d+)");
+            order("session.new", "{'capabilities':{}}");
+            order("session.subscribe", "{'events':['log.entryAdded']}");
+        }
+
+        /// Sends a command, its parameters with `'` for `"`; returns the answer.
+        private String order(String method, String parameters) throws Exception {
+            String answer = send(null, method, parameters.replace('\'', '"'));
+            assertTrue(answer.startsWith("{\"type\":\"success\""), answer);
+            return answer;
+        }
+
+        @Override
+        Tab newTab() throws Exception {
+            String user = find(order("browser.createUserContext", "{}"), "userContext");
+            return new FirefoxTab(user, find(order("browsingContext.create",
+                    "{'type':'tab','userContext':'" + user + "'}"), "context"));
+        }
+
+        /// Errors, also those of the Content Security Policy; but not that no server is there.
+        @Override
+        List<String> complaints() {
+            return events.stream().filter(event -> event.contains("\"level\":\"error\"")
+                    && !event.contains("can’t establish a connection")
+                    && !event.contains("was interrupted while the page was loading")).toList();
+        }
+
+        @Override
+        void close() throws Exception { end("browser.close"); }
+
+        private final class FirefoxTab extends Tab {
+            FirefoxTab(String user, String id) { super(user, id); }
+
+            @Override
+            void beforeEachPage(String script) throws Exception {
+                order("script.addPreloadScript", "{'contexts':['" + session
+                        + "'],'functionDeclaration':" + quote("() => {" + script + "}") + "}");
+            }
+
+            @Override
+            void navigate(String url) throws Exception {
+                order("browsingContext.navigate", "{'context':'" + session
+                        + "','wait':'complete','url':" + quote(url) + "}");
+            }
+
+            @Override
+            String ask(String expression) throws Exception {
+                String answer = order("script.evaluate", "{'awaitPromise':true,'target':{'context':'"
+                        + session + "'},'expression':"
+                        + quote("(async () => String(await (" + expression + ")))()") + "}");
+                assertFalse(answer.contains("exceptionDetails"), () -> expression + ": " + answer);
+                return find(answer, "value");
+            }
+
+            @Override
+            void type(String text) throws Exception { keys(text.codePoints()); }
+
+            /// The keys have numbers of Unicode's private use there.
+            @Override
+            void press(String key, int code) throws Exception {
+                keys(IntStream.of(switch (key) {
+                    case "Enter" -> 0xe006;
+                    case "Escape" -> 0xe00c;
+                    case "ArrowUp" -> 0xe013;
+                    default -> throw new IllegalArgumentException(key);
+                }));
+            }
+
+            private void keys(IntStream keys) throws Exception {
+                order("input.performActions", keys.mapToObj(key -> quote(Character.toString(key)))
+                        .map(key -> "{'type':'keyDown','value':" + key + "},{'type':'keyUp',"
+                                + "'value':" + key + "}")
+                        .collect(Collectors.joining(",", "{'context':'" + session + "','actions':"
+                                + "[{'type':'key','id':'keys','actions':[", "]}]}")));
+            }
+
+            @Override
+            void close() throws Exception {
+                tabs.remove(this);
+                order("browser.removeUserContext", "{'userContext':'" + context + "'}");
             }
         }
     }
@@ -7974,9 +8121,10 @@ class ChatTest {
             }
             if (parts.length == 1) return List.of(DiscoverySelectors.selectClass(type));
             var methods = new ArrayList<DiscoverySelector>();
-            for (var method : type.getDeclaredMethods())
-                if (method.getName().equals(parts[1]))
-                    methods.add(DiscoverySelectors.selectMethod(type, method));
+            for (Class<?> from = type; from != null; from = from.getSuperclass())
+                for (var method : from.getDeclaredMethods())
+                    if (method.getName().equals(parts[1]))
+                        methods.add(DiscoverySelectors.selectMethod(type, method));
             if (methods.isEmpty()) throw new NoSuchMethodException("test " + name);
             return methods;
         }
@@ -8043,7 +8191,7 @@ class ChatTest {
 
         /// Keeps the end of what is written. Its memory is always the same: some tests measure it.
         private static final class Tail extends OutputStream {
-            private final byte[] ring = new byte[1 << 17];
+            private final byte[] ring = new byte[1 << 14];
             private long count;
 
             @Override
