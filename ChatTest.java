@@ -476,6 +476,15 @@ class ChatTest {
                 .redirectErrorStream(true).start().waitFor());
     }
 
+    /// An address of this machine besides the loopback ones; skips a test where there is none.
+    static InetAddress otherAddress() throws SocketException {
+        Optional<InetAddress> other = NetworkInterface.networkInterfaces()
+                .flatMap(NetworkInterface::inetAddresses).filter(address ->
+                address instanceof Inet4Address && !address.isLoopbackAddress()).findFirst();
+        assumeTrue(other.isPresent(), "this machine has no address but the loopback one");
+        return other.get();
+    }
+
     /// Skips a test where one of these programs is not installed.
     static void assumeInstalled(String... programs) {
         String[] folders = (System.getenv("PATH") + ":/usr/sbin").split(File.pathSeparator);
@@ -2939,11 +2948,7 @@ class ChatTest {
                 assertEquals(200, status(own, port, "GET /trace", host));
                 assertEquals(404, status(own, port, "GET /trace/", host));
                 assertEquals(405, status(own, port, "POST /trace", host));
-                InetAddress other = NetworkInterface.networkInterfaces()
-                        .flatMap(NetworkInterface::inetAddresses)
-                        .filter(a -> a instanceof Inet4Address && !a.isLoopbackAddress())
-                        .findFirst().orElse(null);
-                assumeTrue(other != null, "this machine has no other address");
+                InetAddress other = otherAddress();
                 assertEquals(404, status(other, port, "GET /trace", host));
                 assertEquals(200, status(other, port, "GET /", host));
             }
@@ -3926,23 +3931,20 @@ class ChatTest {
         @Test
         @DisplayName("beyond --max-per-address the answer is 503, but not on the loopback address")
         void oneAddressHasAFewConnections() throws Exception {
-            Optional<InetAddress> own = NetworkInterface.networkInterfaces()
-                    .flatMap(NetworkInterface::inetAddresses).filter(address ->
-                    address instanceof Inet4Address && !address.isLoopbackAddress()).findFirst();
-            assumeTrue(own.isPresent(), "this machine has no address but the loopback one");
+            InetAddress other = otherAddress();
             try (Chat wide = chat("--host=0.0.0.0", "--max-per-address=2");
-                    Raw ada = new Raw(new Socket(own.get(), wide.webSocketPort()));
-                    Raw bob = new Raw(new Socket(own.get(), wide.webSocketPort()))) {
+                    Raw ada = new Raw(new Socket(other, wide.webSocketPort()));
+                    Raw bob = new Raw(new Socket(other, wide.webSocketPort()))) {
                 ada.shakeHands("/echo").assertNothingMore();
                 bob.shakeHands("/echo").assertNothingMore();
-                try (Raw third = new Raw(new Socket(own.get(), wide.webSocketPort()))) {
+                try (Raw third = new Raw(new Socket(other, wide.webSocketPort()))) {
                     assertStatus(503, third.ascii(request("/echo")).readAll());
                 }
                 for (int i = 0; i < 3; i++) guest(wide).close();
                 ada.bye();
                 ada.socket.close();
                 eventually(true, () -> {
-                    try (Raw raw = new Raw(new Socket(own.get(), wide.webSocketPort()))) {
+                    try (Raw raw = new Raw(new Socket(other, wide.webSocketPort()))) {
                         return raw.ascii(request("/echo")).readHead().startsWith("HTTP/1.1 101");
                     }
                 });
@@ -4977,7 +4979,7 @@ class ChatTest {
                     System.arraycopy(text, 0, payload, 0, payload.length);
                 }
             }
-            if (compressed && random.nextInt(4) > 0) payload = deflated(payload);
+            if (compressed && random.nextInt(4) > 0) payload = Compression.deflate(payload);
             if (compressed && random.nextInt(4) == 0) payload = mutate(random, payload);
             int kind = random.nextInt(8);
             if (kind == 0) {
@@ -4990,15 +4992,6 @@ class ChatTest {
             int opcode = pick(random, 0x00, 0x01, 0x01, 0x01, 0x02);
             return masked((random.nextInt(3) > 0 ? 0x80 : 0) | (compressed ? 0x40 : 0) | opcode,
                     payload);
-        }
-
-        private static byte[] deflated(byte[] bytes) {
-            var deflater = new Deflater(Deflater.BEST_SPEED, true);
-            deflater.setInput(bytes);
-            byte[] out = new byte[bytes.length + 1000];
-            int size = deflater.deflate(out, 0, out.length, Deflater.SYNC_FLUSH);
-            deflater.end();
-            return Arrays.copyOf(out, size - 4);
         }
 
         /// Some bytes changed, left out, doubled or added.
@@ -6025,11 +6018,7 @@ class ChatTest {
         @Test
         @DisplayName("both ports are on the loopback address only, unless --host says otherwise")
         void onlyTheLoopbackAddressListens() throws Exception {
-            InetAddress other = NetworkInterface.networkInterfaces()
-                    .flatMap(NetworkInterface::inetAddresses)
-                    .filter(a -> a instanceof Inet4Address && !a.isLoopbackAddress())
-                    .findFirst().orElse(null);
-            assumeTrue(other != null, "this machine has no other address");
+            InetAddress other = otherAddress();
             try (Chat local = chat(); Chat wide = chat("--host=0.0.0.0")) {
                 for (int port : new int[] {local.httpPort(), local.webSocketPort()})
                     assertThrows(ConnectException.class, () -> new Socket(other, port).close());
