@@ -13,6 +13,7 @@ import java.io.*;
 import java.net.*;
 import java.nio.*;
 import java.security.*;
+import java.security.cert.*;
 import java.text.Normalizer;
 import java.util.*;
 import java.util.concurrent.*;
@@ -36,13 +37,12 @@ public final class Chat implements AutoCloseable {
     static final int MAX_TRACED = 1000;              // items that may wait for one browser
 
     private final Options options;
-    private final ServerSocket listener = new ServerSocket();
-    private final ExecutorService pageThreads = Executors.newVirtualThreadPerTaskExecutor();
+    private final Ports ports;
     private final Set<WebSocket> connections = ConcurrentHashMap.newKeySet();
     private final Map<InetAddress, Integer> perAddress = new ConcurrentHashMap<>();
     private final Set<Queue<String>> watchers = ConcurrentHashMap.newKeySet();
     private Rooms rooms;
-    private HttpServer pageServer;
+    private volatile boolean stopping;
     private WebSocket.Settings settings;
 
     public static void main(String[] arguments) {
@@ -59,10 +59,16 @@ public final class Chat implements AutoCloseable {
         } catch (IllegalArgumentException wrong) {
             System.err.println("Chat.java: " + wrong.getMessage() + "\n" + Options.USAGE);
             System.exit(2);
+        } catch (UncheckedIOException failure) {
+            exit(failure.getCause());
         } catch (IOException failure) {
-            System.err.println("Chat.java: " + failure.getMessage());
-            System.exit(1);
+            exit(failure);
         }
+    }
+
+    private static void exit(IOException failure) {
+        System.err.println("Chat.java: " + failure.getMessage());
+        System.exit(1);
     }
 
     private static void serve(Options options) throws IOException {
@@ -72,74 +78,56 @@ public final class Chat implements AutoCloseable {
                 + "/ (WebSockets at " + chat.address("ws", options.host) + "/)");
     }
 
-    Chat(Options options) throws IOException { this.options = options; }
+    Chat(Options options) {
+        this.options = options;
+        ports = new Ports(options, this::page, this::accept);
+    }
 
     /// Binds both ports and serves until close(). If it can't, an IOException says why.
     Chat start() throws IOException {
-        // Seconds in which a browser must have sent its request; the JDK's default is: for ever.
-        System.getProperties().putIfAbsent("sun.net.httpserver.maxReqTime", "10");
         rooms = new Rooms(options.redis);
-        String option = "--ws-port " + options.wsPort;
         try {
-            listener.bind(new InetSocketAddress(options.host, options.wsPort), 4096);
-            option = "--http-port " + options.httpPort;
-            var address = new InetSocketAddress(options.host, options.httpPort);
-            pageServer = options.tls == null ? HttpServer.create(address, 0, "/", this::page)
-                    : HttpsServer.create(address, 0, "/", this::page);
-        } catch (IOException taken) {
+            ports.open();
+        } catch (IOException failure) {
             close();
-            throw new IOException("can't listen at --host " + options.host + " " + option + ": "
-                    + taken.getMessage() + ". Choose another port, 0 for any");
+            throw failure;
         }
         String hint = "The page is at " + address("http", options.host) + "/";
         settings = new WebSocket.Settings(options.maxMessage, options.maxQueue, options.deflate,
                 options.tls, hint, options.trace ? this::trace : null, Chat::log);
-        if (pageServer instanceof HttpsServer https)
-            https.setHttpsConfigurator(new HttpsConfigurator(options.tls));
-        pageServer.setExecutor(pageThreads);
-        pageServer.start();
-        Thread.ofPlatform().name("listen").start(this::listen);
-        if (!listener.getInetAddress().isLoopbackAddress() && options.tls == null)
+        ports.start();
+        if (!ports.isLocal() && options.tls == null)
             log("others on the network can reach this, and read along: see README, Security");
         return this;
     }
 
-    int httpPort() { return pageServer.getAddress().getPort(); }
-    int webSocketPort() { return listener.getLocalPort(); }
+    int httpPort() { return ports.http(); }
+    int webSocketPort() { return ports.webSocket(); }
 
     /// Of the page (http) or the WebSockets (ws), as in an Origin: the usual port is left out.
     private String address(String scheme, String host) {
-        String start = scheme + (options.tls == null ? "://" : "s://") + host + ":";
-        return (start + (scheme.equals("ws") ? webSocketPort() : httpPort()))
-                .replaceFirst(options.tls == null ? ":80$" : ":443$", "");
+        String start = scheme + (options.tls == null ? "" : "s") + "://" + host;
+        int port = scheme.equals("ws") ? webSocketPort() : httpPort();
+        return port == (options.tls == null ? 80 : 443) ? start : start + ":" + port;
     }
 
     /// Each connection gets a virtual thread: it may wait as long as it likes, that costs nothing.
-    private void listen() {
-        for (Throwable failure = null; !listener.isClosed(); )
-            try {
-                if (failure != null) log("can't accept a connection: " + failure);
-                failure = null;
-                Socket socket = listener.accept();
-                if (connections.size() >= options.maxConnections + WAITING_ROOM) socket.close();
-                else Thread.startVirtualThread(() -> serve(socket));
-            } catch (IOException | OutOfMemoryError lost) {
-                failure = lost;
-                LockSupport.parkNanos(PAUSE);
-            }
+    private void accept(Socket socket) throws IOException {
+        if (connections.size() >= options.maxConnections + WAITING_ROOM) socket.close();
+        else Thread.startVirtualThread(() -> serve(socket));
     }
 
     private void serve(Socket socket) {
         var webSocket = new WebSocket(socket, settings);
-        InetAddress address = socket.getInetAddress();
+        InetAddress address = socket.getInetAddress(), network = Ports.network(address);
         connections.add(webSocket);
-        boolean full = perAddress.merge(address, 1, Integer::sum) > options.maxPerAddress
+        boolean full = perAddress.merge(network, 1, Integer::sum) > options.maxPerAddress
                 && !address.isLoopbackAddress() || connections.size() > options.maxConnections;
         try {
             webSocket.serve(handshake -> welcome(handshake, full), this::converse);
         } finally {
             connections.remove(webSocket);
-            perAddress.compute(address, (same, count) -> count == 1 ? null : count - 1);
+            perAddress.compute(network, (same, count) -> count == 1 ? null : count - 1);
         }
     }
 
@@ -160,13 +148,12 @@ public final class Chat implements AutoCloseable {
 
     /// Decides about a handshake that is right in itself, and names the subprotocols of its path.
     private List<String> welcome(WebSocket.Handshake request, boolean full) throws IOException {
-        String host = request.host(), path = request.path(), room = Rooms.ofPath(path);
-        String origin = request.headers().get("Origin");                    // none: no browser
-        boolean allowed = origin == null || origin.equalsIgnoreCase(address("http", host))
-                || options.origins.contains(origin) || options.origins.contains("*");
-        WebSocket.rule(!full && !listener.isClosed(), 503, "too many connections: try again later");
-        WebSocket.rule(knows(host), 403, "this server has other names; --host or --origin adds it");
-        WebSocket.rule(allowed, 403,
+        String path = request.path(), room = Rooms.ofPath(path);
+        WebSocket.rule(!stopping, 503, "the server stops: try again later");
+        WebSocket.rule(!full, 503, "too many connections: try again later");
+        WebSocket.rule(knows(request.host()), 403,
+                "this server has other names; --host or --origin adds it");
+        WebSocket.rule(allows(request.headers().get("Origin"), request.header("Host")), 403,
                 "pages of another origin may not connect (§10.2); --origin ORIGIN allows it");
         WebSocket.rule(room != null || path.equals("/echo"), 404,
                 "there is /, /echo, /chat, /chat/NAME (64 letters, digits, - or _) (§4.2.2)");
@@ -177,10 +164,35 @@ public final class Chat implements AutoCloseable {
     /// On the loopback address only its own names will do: any web page can let a name of its own
     /// point to 127.0.0.1, and would be "the same origin" as this server (DNS rebinding).
     private boolean knows(String host) {
-        String itsOrigins = "(?i)\\*|https?://\\Q" + host + "\\E(:\\d+)?";
-        return host != null && (!listener.getInetAddress().isLoopbackAddress()
-                || List.of("localhost", "127.0.0.1", "[::1]", options.host).contains(host)
-                || options.origins.stream().anyMatch(origin -> origin.matches(itsOrigins)));
+        return host != null && (!ports.isLocal() || isOurs(Origin.name(host)));
+    }
+
+    /// Whether nobody else's DNS can let this name point here.
+    private boolean isOurs(String name) {
+        return List.of("localhost", "127.0.0.1", "[::1]", options.host).contains(name)
+                || options.origins.stream().anyMatch(origin -> origin.isOf(name));
+    }
+
+    /// §10.2: Origin says which page wants to connect. Only browsers can be relied on to say so;
+    /// any other program says nothing or what it likes, and can come in by saying nothing.
+    private boolean allows(String text, String hostAndPort) {
+        if (text == null) return true;                          // no browser
+        Origin origin = Origin.of(text);
+        if (options.origins.stream().anyMatch(allowed -> allowed.allows(origin))) return true;
+        Origin dialled = Origin.of((options.tls == null ? "http://" : "https://") + hostAndPort);
+        return origin != null && dialled != null && (isOfNoPage(origin, dialled)
+                || origin.equals(Origin.of(address("http", dialled.host))));
+    }
+
+    /// Many programs invent an Origin from the URL of the WebSocket: http://HOST:PORT. No page can
+    /// have that one, as none comes from this port: it answers with a WebSocket or with plain text.
+    /// So to let it in is as safe as to let in who sends none, but only under a name or a number
+    /// that is ours: else a stranger's server may have sent a page from its own port of that number
+    /// before its name pointed here.
+    private boolean isOfNoPage(Origin origin, Origin dialled) {
+        int port = webSocketPort();
+        return origin.host.equals(dialled.host) && (dialled.isAddress() || isOurs(dialled.host))
+                && origin.portNumber() == port && dialled.portNumber() == port;
     }
 
     /// Answers a browser: with the page, at /trace with the wire, or with where the page is.
@@ -195,7 +207,14 @@ public final class Chat implements AutoCloseable {
         // The wire shows what everybody says, so it is only for who sits at this machine.
         boolean wire = options.trace && path.equals("/trace") && direct
                 && exchange.getRemoteAddress().getAddress().isLoopbackAddress();
-        int status = !knows(host) ? 403 : !wire && Rooms.ofPath(path) == null ? 404
+        boolean known = hosts.isEmpty() && exchange.getProtocol().equals("HTTP/1.0") || knows(host);
+        if (known && method.equals("OPTIONS")) {                 // a health check
+            exchange.getResponseHeaders().set("Allow", "GET, HEAD, OPTIONS");
+            exchange.sendResponseHeaders(204, -1);
+            exchange.close();
+            return;
+        }
+        int status = !known ? 403 : !wire && Rooms.ofPath(path) == null ? 404
                 : head || method.equals("GET") ? 200 : 405;
         wire &= status == 200;
         byte[] body = (status != 200 ? settings.hint() : wire ? "" : PAGE
@@ -220,6 +239,7 @@ public final class Chat implements AutoCloseable {
 
     /// Tells a browser what is traced, as server-sent events, until either goes.
     private void stream(OutputStream body) {
+        ports.takeAnyTime();
         var queue = new ArrayBlockingQueue<String>(MAX_TRACED);
         watchers.add(queue);
         try (var out = new PrintStream(body, false, UTF_8)) {
@@ -246,9 +266,8 @@ public final class Chat implements AutoCloseable {
     /// answers, and cuts off who is left. Nothing stays behind.
     @Override
     public void close() {
-        try { listener.close(); } catch (IOException closed) { }
-        if (pageServer != null) pageServer.stop(0);
-        pageThreads.shutdownNow();
+        stopping = true;
+        ports.close();
         for (WebSocket webSocket : connections) webSocket.close(1001, "the server stops (§7.4.1)");
         // The JVM runs each signal in a thread named after it. A second one means: at once.
         Predicate<Thread> signal = thread -> thread.getName().matches("SIG.* handler");
@@ -1432,7 +1451,7 @@ public final class Chat implements AutoCloseable {
               --redis URL          joins servers: redis[s]://[USER:PASSWORD@]HOST[:PORT][/PREFIX]
               --trace              shows all that travels, here and in the page
               --no-deflate         without compression
-            java Chat.java --connect URL   talks to a WebSocket server, ws:// or wss://, line by line
+            java Chat.java --connect URL    talks to a WebSocket server, ws:// or wss://, by lines
               --header 'NAME: VALUE', --subprotocol NAME: repeatable; --origin ORIGIN
             java Chat.java --explain [HEX ...]    explains frames, given here or on standard input
             java Chat.java --help | --version
@@ -1451,63 +1470,117 @@ public final class Chat implements AutoCloseable {
         boolean deflate = true, trace;
         SSLContext tls;
         URI redis, connect;
-        final Set<String> origins = new TreeSet<>(String.CASE_INSENSITIVE_ORDER);
+        final Set<Origin> origins = new LinkedHashSet<>();
         final List<String> headers = new ArrayList<>(), subprotocols = new ArrayList<>();
-        private final Queue<String> words = new ArrayDeque<>();
-        private String name;                        // of the option that is being read
+        private final Words words;
 
         /// @throws IllegalArgumentException with a sentence for whoever typed this
         Options(String... arguments) {
-            for (String word : arguments) {
-                boolean both = word.startsWith("--") && word.contains("=");   // --flag=value
-                words.addAll(both ? List.of(word.split("=", 2)) : List.of(word));
-            }
-            while (!words.isEmpty() && task != Task.EXPLAIN) {  // which takes all that follows
-                name = words.remove();
-                read();
-            }
+            words = new Words(arguments);
+            while (task != Task.EXPLAIN && words.next() instanceof String name) read(name);
         }
 
-        private void read() {
+        private void read(String name) {
             switch (name) {
-                case "--host" -> host = host(value());
-                case "--http-port" -> httpPort = (int) number(0, 65535);
-                case "--ws-port" -> wsPort = (int) number(0, 65535);
-                case "--public-url" -> publicUrl = url("ws", "wss").toString();
-                case "--origin" -> origins.add(origin(value()));
-                case "--max-message" -> maxMessage = (int) number(1, MAX_BYTES);
-                case "--max-queue" -> maxQueue = (int) number(1, MAX_BYTES);
-                case "--max-memory" -> maxMemory = number(1, Long.MAX_VALUE);
-                case "--max-connections" -> maxConnections = (int) number(1, 1 << 24);
-                case "--max-per-address" -> maxPerAddress = (int) number(1, 1 << 24);
-                case "--keystore" -> useKeys(value());
-                case "--redis" -> redis = redis(url("redis", "rediss"));
+                case "--host" -> host = Origin.name(words.value());
+                case "--http-port" -> httpPort = (int) words.number(0, 65535);
+                case "--ws-port" -> wsPort = (int) words.number(0, 65535);
+                case "--public-url" -> publicUrl = words.url("ws", "wss").toString();
+                case "--origin" -> origins.add(origin(words.value()));
+                case "--max-message" -> maxMessage = (int) words.number(1, MAX_BYTES);
+                case "--max-queue" -> maxQueue = (int) words.number(1, MAX_BYTES);
+                case "--max-memory" -> maxMemory = words.number(1, Long.MAX_VALUE);
+                case "--max-connections" -> maxConnections = (int) words.number(1, 1 << 24);
+                case "--max-per-address" -> maxPerAddress = (int) words.number(1, 1 << 24);
+                case "--keystore" -> tls = keys(words.value());
+                case "--redis" -> redis = redis(words.url("redis", "rediss"));
                 case "--connect" -> {
                     task = Task.CONNECT;
-                    connect = url("ws", "wss");
+                    connect = words.url("ws", "wss");
                 }
-                case "--header" -> headers.add(header(value()));
-                case "--subprotocol" -> subprotocols.add(value());
+                case "--header" -> headers.add(header(words.value()));
+                case "--subprotocol" -> subprotocols.add(words.value());
                 case "--no-deflate" -> deflate = false;
                 case "--trace" -> trace = true;
                 case "--help" -> task = Task.HELP;
                 case "--version" -> task = Task.VERSION;
                 case "--explain" -> task = Task.EXPLAIN;
-                default -> throw wrong("is not an option");
+                default -> throw words.wrong("is not an option");
             }
         }
 
-        private IllegalArgumentException wrong(String why) {
-            return new IllegalArgumentException(name + " " + why);
+        private Origin origin(String text) {
+            Origin origin = Origin.of(text);
+            if (origin != null) return origin;
+            throw words.wrong("can't be " + text + ": it is SCHEME://HOST[:PORT] without a path, "
+                    + "https://*.HOST, null, or *");
         }
 
-        private String value() {
+        private SSLContext keys(String file) {
+            try {
+                return Keys.read(file);
+            } catch (IOException | GeneralSecurityException | IllegalArgumentException failure) {
+                throw words.wrong(file + ": " + failure.getMessage()
+                        + " (its password comes from CHAT_KEYSTORE_PASSWORD)");
+            }
+        }
+
+        private String header(String header) {
+            boolean right = header.indexOf(':') > 0;
+            for (char each : header.toCharArray()) right &= !Character.isISOControl(each);
+            if (right) return header;
+            throw words.wrong("can't be " + header);
+        }
+
+        private URI redis(URI url) {                            // its path stands in patterns
+            boolean right = url.getRawQuery() == null;
+            for (char each : url.getRawPath().toCharArray())
+                right &= Origin.isPlain(each) || each == '/' || each == '_' || each == '~';
+            if (right) return url;
+            throw words.wrong("can't have this path: " + Words.shown(url.toString()));
+        }
+
+        /// The bytes for --explain: the words after it, or else what standard input holds.
+        byte[] frames() {
+            String hex = String.join("", words.isEmpty() ? new Scanner(System.in).tokens().toList()
+                    : words.rest());
+            for (String between : List.of("0x", ":", ",", " ")) hex = hex.replace(between, "");
+            try {
+                return HexFormat.of().parseHex(hex);
+            } catch (IllegalArgumentException noHex) {
+                throw words.wrong("takes bytes in hex, such as 81 00");
+            }
+        }
+    }
+
+    /// The words of a command line, one after the other: an option's name, its value.
+    static final class Words {
+        private final Queue<String> words = new ArrayDeque<>();
+        private String name;                        // of the option that is being read
+
+        Words(String... arguments) {
+            for (String word : arguments) {
+                boolean both = word.startsWith("--") && word.contains("=");   // --flag=value
+                words.addAll(both ? List.of(word.split("=", 2)) : List.of(word));
+            }
+        }
+
+        boolean isEmpty() { return words.isEmpty(); }
+        Collection<String> rest() { return words; }
+
+        /// The next option, or null if there is none.
+        String next() {
+            name = words.poll();
+            return name;
+        }
+
+        String value() {
             if (words.isEmpty()) throw wrong("needs a value");
             if (!words.peek().isBlank()) return words.remove();
             throw wrong("can't be '" + words.peek() + "'");
         }
 
-        private long number(long least, long most) {
+        long number(long least, long most) {
             String digits = value();
             boolean right = digits.length() < 19;               // so it fits into a long
             for (char digit : digits.toCharArray()) right &= digit >= '0' && digit <= '9';
@@ -1516,13 +1589,8 @@ public final class Chat implements AutoCloseable {
             throw wrong("is a number from " + least + " to " + most + ", not " + digits);
         }
 
-        private String host(String host) {                      // IPv6 has its brackets, as in a URL
-            return host.contains(":") && !host.startsWith("[") ? "[" + host + "]" : host;
-        }
-
-        private URI url(String... schemes) {
+        URI url(String... schemes) {
             String text = value();
-            int at = text.lastIndexOf('@') + 1;                 // a password is before it
             try {
                 URI url = new URI(text);
                 if (Arrays.asList(schemes).contains(url.getScheme()) && url.getHost() != null
@@ -1530,53 +1598,351 @@ public final class Chat implements AutoCloseable {
             } catch (URISyntaxException wrong) {
                 // told below
             }
-            throw wrong("can't be " + (at > 0 ? "…@" : "") + text.substring(at));
+            throw wrong("can't be " + shown(text));
         }
 
-        private URI redis(URI url) {                            // its path stands in patterns
-            boolean right = url.getRawQuery() == null;
-            for (char each : url.getRawPath().toCharArray())
-                right &= each < 128 && Character.isLetterOrDigit(each) || "/_-.~".indexOf(each) >= 0;
-            if (right) return url;
-            throw wrong("can't have this path: " + url.getScheme() + "://" + url.getRawAuthority()
-                    .substring(url.getRawAuthority().lastIndexOf('@') + 1) + url.getRawPath());
+        /// A URL without the password that may be in it.
+        static String shown(String url) {
+            int at = url.lastIndexOf('@');
+            return at < 0 ? url : "…" + url.substring(at);
         }
 
-        private String origin(String origin) {
-            if (origin.equals("*") || origin.matches("https?://[^/\\s]+")) return origin;
-            throw wrong("can't be " + origin);
+        IllegalArgumentException wrong(String why) {
+            return new IllegalArgumentException(name + " " + why);
+        }
+    }
+
+    /// The key and the certificate of a server with TLS.
+    static final class Keys {
+        static SSLContext read(String file) throws IOException, GeneralSecurityException {
+            String password = System.getenv().getOrDefault("CHAT_KEYSTORE_PASSWORD", "");
+            KeyStore keys = KeyStore.getInstance(new File(file), password.toCharArray());
+            check(file, keys);
+            var factory = KeyManagerFactory.getInstance("PKIX");
+            factory.init(keys, password.toCharArray());
+            SSLContext tls = SSLContext.getInstance("TLS");
+            tls.init(factory.getKeyManagers(), null, null);
+            return tls;
         }
 
-        private String header(String header) {
-            boolean right = header.indexOf(':') > 0;
-            for (char each : header.toCharArray()) right &= !Character.isISOControl(each);
-            if (right) return header;
-            throw wrong("can't be " + header);
+        /// There must be a key with a certificate that is valid today: else the server would
+        /// start, and every connection would fail.
+        private static void check(String file, KeyStore keys) throws KeyStoreException {
+            String why = " holds no private key, so no server can use it";
+            for (String alias : Collections.list(keys.aliases()))
+                if (keys.isKeyEntry(alias)
+                        && keys.getCertificate(alias) instanceof X509Certificate certificate)
+                    try {
+                        certificate.checkValidity();
+                        return;
+                    } catch (CertificateException past) {
+                        why = ": its certificate is valid from " + certificate.getNotBefore()
+                                .toInstant() + " to " + certificate.getNotAfter().toInstant();
+                    }
+            throw new UncheckedIOException(new IOException("--keystore " + file + why));
+        }
+    }
+
+    /// Both ports, at all addresses: who comes to one is given to `guests`, requests of the other
+    /// (the JDK's server) to `page`.
+    static final class Ports {
+        static final int BACKLOG = 4096;            // connections that wait to be accepted
+        static final int ATTEMPTS = 20;             // at a port that is free at all addresses
+        static final int PAGE_TIME = 30;            // s to take the page: 4 kB/s are enough
+
+        private interface Guests { void accept(Socket socket) throws IOException; }
+        private interface Opener { int open(InetSocketAddress address) throws IOException; }
+
+        private final Options options;
+        private final HttpHandler page;
+        private final Guests guests;
+        private final List<ServerSocket> listeners = new CopyOnWriteArrayList<>();
+        private final List<HttpServer> pageServers = new CopyOnWriteArrayList<>();
+        private final ExecutorService pageThreads = Executors.newVirtualThreadPerTaskExecutor();
+        private final Map<Thread, CompletableFuture<Void>> deadlines = new ConcurrentHashMap<>();
+
+        Ports(Options options, HttpHandler page, Guests guests) {
+            this.options = options;
+            this.page = page;
+            this.guests = guests;
         }
 
-        private void useKeys(String file) {
-            var secret = System.getenv().getOrDefault("CHAT_KEYSTORE_PASSWORD", "").toCharArray();
-            try {
-                var keys = KeyManagerFactory.getInstance("PKIX");
-                keys.init(KeyStore.getInstance(new File(file), secret), secret);
-                tls = SSLContext.getInstance("TLS");
-                tls.init(keys.getKeyManagers(), null, null);
-            } catch (IOException | GeneralSecurityException | IllegalArgumentException failure) {
-                throw wrong(file + ": " + failure.getMessage()
-                        + " (its password comes from CHAT_KEYSTORE_PASSWORD)");
+        int http() { return pageServers.getFirst().getAddress().getPort(); }
+        int webSocket() { return listeners.getFirst().getLocalPort(); }
+        boolean isLocal() { return listeners.getFirst().getInetAddress().isLoopbackAddress(); }
+
+        /// Takes all ports, and serves nobody yet.
+        void open() throws IOException {
+            limitThePage();
+            List<InetAddress> addresses = addresses();
+            bind(addresses, "--ws-port", options.wsPort, this::listenAt, this::closeListeners);
+            bind(addresses, "--http-port", options.httpPort, this::openPage, this::dropPages);
+            readyToWait();
+        }
+
+        void start() {
+            pageServers.forEach(HttpServer::start);
+            for (ServerSocket listener : listeners)
+                Thread.ofPlatform().name("listen").start(() -> listen(listener));
+        }
+
+        void close() {
+            for (ServerSocket listener : listeners)
+                try { listener.close(); } catch (IOException closed) { }
+            pageServers.forEach(server -> server.stop(0));
+            pageThreads.shutdownNow();
+        }
+
+        /// The JDK's server takes its limits from system properties; who runs the program may have
+        /// set others. Times are in seconds. There is no limit for one address.
+        private static void limitThePage() {
+            Map.of("sun.net.httpserver.maxReqTime", "10",        // until a request is complete
+                    "sun.net.httpserver.idleInterval", "30",     // until the next one comes
+                    "sun.net.httpserver.maxReqHeaderSize", "32768",     // bytes, with all cookies
+                    "jdk.httpserver.maxConnections", "1000",
+                    "sun.net.httpserver.nodelay", "true")        // or each answer waits 40 ms
+                    .forEach(System.getProperties()::putIfAbsent);
+        }
+
+        /// localhost is all that this name can mean here: else another program could sit at the
+        /// same port of [::1], and would get the browsers that look for this one.
+        private List<InetAddress> addresses() throws IOException {
+            if (!options.host.equals("localhost"))
+                try {
+                    return List.of(InetAddress.getByName(options.host));
+                } catch (UnknownHostException unknown) {
+                    throw new IOException("--host " + options.host + " can't be resolved");
+                }
+            var found = new ArrayList<InetAddress>();
+            for (String each : List.of("127.0.0.1", "::1")) {
+                InetAddress address = InetAddress.getByName(each);
+                if (NetworkInterface.getByInetAddress(address) != null) found.add(address);
+            }
+            return found;
+        }
+
+        /// Opens one port at all addresses. If any port will do, one that is free at the first
+        /// address may be taken at the next: then all is tried again with another.
+        private void bind(List<InetAddress> addresses, String option, int port, Opener opener,
+                Runnable undo) throws IOException {
+            for (int attempt = 1; ; attempt++)
+                try {
+                    int same = port;
+                    for (InetAddress address : addresses)
+                        same = opener.open(new InetSocketAddress(address, same));
+                    return;
+                } catch (IOException failure) {
+                    undo.run();
+                    if (port == 0 && addresses.size() > 1 && attempt < ATTEMPTS) continue;
+                    throw new IOException("can't listen at --host " + options.host + " " + option
+                            + " " + port + ": " + failure.getMessage()
+                            + (port == 0 ? "" : ". Choose another port, 0 for any"));
+                }
+        }
+
+        private int listenAt(InetSocketAddress address) throws IOException {
+            var listener = new ServerSocket();
+            listeners.add(listener);
+            listener.bind(address, BACKLOG);
+            return listener.getLocalPort();
+        }
+
+        private void closeListeners() {
+            for (ServerSocket listener : listeners)
+                try { listener.close(); } catch (IOException closed) { }
+            listeners.clear();
+        }
+
+        private int openPage(InetSocketAddress address) throws IOException {
+            try (var probe = new ServerSocket()) {              // HttpServer leaks its socket if
+                probe.bind(address);                            // the port is taken
+            }
+            HttpServer server = options.tls == null ? HttpServer.create(address, 0, "/", page)
+                    : HttpsServer.create(address, 0, "/", page);
+            pageServers.add(server);
+            if (server instanceof HttpsServer https)
+                https.setHttpsConfigurator(new HttpsConfigurator(options.tls));
+            server.setExecutor(request -> pageThreads.execute(() -> withinTime(request)));
+            return server.getAddress().getPort();
+        }
+
+        /// Gives up servers that did not start. Only one that runs closes all that it has opened.
+        private void dropPages() {
+            pageServers.forEach(HttpServer::start);
+            pageServers.forEach(server -> server.stop(0));
+            pageServers.clear();
+        }
+
+        /// The first virtual thread that waits for bytes opens what all need for that. If there
+        /// were no file descriptors then, none could ever wait. So it happens before anyone comes.
+        private static void readyToWait() throws IOException {
+            try (var listener = new ServerSocket(0, 1, InetAddress.getLoopbackAddress())) {
+                listener.setSoTimeout(1);
+                Thread.startVirtualThread(() -> {
+                    try { listener.accept().close(); } catch (IOException nobody) { }
+                }).join();
+            } catch (InterruptedException stop) {
+                throw new InterruptedIOException();
             }
         }
 
-        /// The bytes for --explain: the words after it, or else what standard input holds.
-        byte[] frames() {
-            Stream<String> given = words.isEmpty() ? new Scanner(System.in).tokens() : words.stream();
-            String hex = given.collect(Collectors.joining());
-            for (String between : List.of("0x", ":", ",")) hex = hex.replace(between, "");
+        private void listen(ServerSocket listener) {
+            while (!listener.isClosed())
+                try {
+                    accept(listener);
+                } catch (Throwable untold) {                    // no memory, not even for the log
+                    LockSupport.parkNanos(PAUSE);
+                }
+        }
+
+        private void accept(ServerSocket listener) {
             try {
-                return HexFormat.of().parseHex(hex.replace(" ", ""));
-            } catch (IllegalArgumentException noHex) {
-                throw wrong("takes bytes in hex, such as 81 00");
+                guests.accept(listener.accept());
+            } catch (Throwable failure) {       // whatever it is, the next may have better luck
+                if (listener.isClosed()) return;
+                log("can't accept a connection: " + failure);
+                LockSupport.parkNanos(PAUSE);
             }
+        }
+
+        /// Whoever doesn't take the page in time is given up: an interrupt closes the channel.
+        private void withinTime(Runnable request) {
+            Thread thread = Thread.currentThread();
+            var deadline = new CompletableFuture<Void>();
+            deadline.exceptionally(late -> {
+                thread.interrupt();
+                return null;
+            });
+            deadlines.put(thread, deadline.orTimeout(PAGE_TIME, TimeUnit.SECONDS));
+            try {
+                request.run();
+            } finally {
+                deadlines.remove(thread);
+                deadline.complete(null);
+            }
+        }
+
+        /// For a request whose answer has no end, as the wire's.
+        void takeAnyTime() { deadlines.get(Thread.currentThread()).complete(null); }
+
+        /// By which addresses are counted. Who has IPv6 has a whole network (/64) of them.
+        static InetAddress network(InetAddress address) {
+            byte[] bytes = address.getAddress();
+            if (bytes.length > 4) Arrays.fill(bytes, 8, 16, (byte) 0);
+            try {
+                return InetAddress.getByAddress(bytes);
+            } catch (UnknownHostException wrongLength) {
+                throw new AssertionError(wrongLength);
+            }
+        }
+    }
+
+    /// Where a page is from (RFC 6454), in the one form in which two can be compared. The port is
+    /// empty if it is the usual one. `*` is any, `null` is what browsers say of pages in files.
+    record Origin(String scheme, String host, String port) {
+        static final int MAX_LENGTH = 300;          // characters: the longest DNS name has 253
+
+        /// null if no browser and no app can have this origin.
+        static Origin of(String text) {
+            if (text.equals("*") || text.equals("null")) return new Origin(text, "", "");
+            int end = text.indexOf("://");
+            if (end < 1 || text.length() > MAX_LENGTH) return null;
+            String scheme = text.substring(0, end).toLowerCase(Locale.ROOT);
+            String rest = text.substring(end + 3);
+            int colon = rest.lastIndexOf(':');
+            boolean hasPort = colon > rest.lastIndexOf(']');
+            String port = hasPort ? rest.substring(colon + 1) : "";
+            String host = name(hasPort ? rest.substring(0, colon) : rest);
+            boolean right = hasPort ? isPort(port) : true;
+            if (!right || !isScheme(scheme) || !isHost(scheme, host)) return null;
+            boolean usual = scheme.equals("http") && port.equals("80")
+                    || scheme.equals("https") && port.equals("443");
+            return new Origin(scheme, host, usual ? "" : port);
+        }
+
+        private static boolean isPort(String port) {
+            boolean right = !port.isEmpty() && port.length() < 6 && !port.startsWith("0");
+            for (char digit : port.toCharArray()) right &= digit >= '0' && digit <= '9';
+            return right && Integer.parseInt(port) < 65536;
+        }
+
+        /// Apps and extensions of browsers have schemes of their own; these have no pages.
+        private static boolean isScheme(String scheme) {
+            boolean right = !List.of("ws", "wss", "ftp").contains(scheme);
+            for (char each : scheme.toCharArray()) right &= isPlain(each) || each == '+';
+            return right;
+        }
+
+        private static boolean isHost(String scheme, String host) {
+            if (host.isEmpty()) return scheme.equals("file");
+            boolean web = scheme.startsWith("http");
+            String name = web && host.startsWith("*.") ? host.substring(2) : host;
+            if (name.startsWith("[")) return name.endsWith("]");
+            boolean right = !name.isEmpty() && !name.startsWith(".");
+            for (char each : name.toCharArray()) right &= isPlain(each) || each == '_';
+            return right;
+        }
+
+        static boolean isPlain(char each) {
+            return each < 128 && Character.isLetterOrDigit(each) || each == '-' || each == '.';
+        }
+
+        /// The name of a host as browsers say it: small letters, no dot at its end, letters of
+        /// other scripts as xn--…, IPv6 in one form with brackets, IPv4 without IPv6 around it.
+        static String name(String host) {
+            String name = host.toLowerCase(Locale.ROOT);
+            if (name.endsWith(".")) name = name.substring(0, name.length() - 1);
+            try {
+                if (!name.contains(":")) return name.length() > 253 ? name : IDN.toASCII(name);
+                InetAddress address = InetAddress.getByName(name);      // asks no DNS about this
+                boolean six = address instanceof Inet6Address;
+                return six ? "[" + shortest(address) + "]" : address.getHostAddress();
+            } catch (UnknownHostException | IllegalArgumentException wrong) {
+                return name;
+            }
+        }
+
+        private static String shortest(InetAddress six) {       // RFC 5952: :: for the most zeros
+            String all = ":" + six.getHostAddress() + ":";
+            int zeros = 8;
+            while (zeros > 1 && !all.contains(":0".repeat(zeros) + ":")) zeros--;
+            if (zeros > 1) {
+                int start = all.indexOf(":0".repeat(zeros) + ":");
+                all = all.substring(0, start) + "::" + all.substring(start + 2 * zeros + 1);
+            }
+            int from = all.startsWith("::") ? 0 : 1, to = all.endsWith("::") ? 0 : 1;
+            return all.substring(from, all.length() - to);
+        }
+
+        boolean allows(Origin other) {
+            if (scheme.equals("*")) return true;
+            return other != null && scheme.equals(other.scheme) && isOf(other.host)
+                    && port.equals(other.port);
+        }
+
+        /// `*.example.com` is every name that ends so, and not example.com itself.
+        boolean isOf(String name) {
+            if (name.startsWith("*")) return false;             // which no browser says
+            boolean within = host.startsWith("*.") && name.endsWith(host.substring(1));
+            return scheme.equals("*") || within || host.equals(name);
+        }
+
+        /// Of a page, by HTTP; else -1.
+        int portNumber() {
+            if (!scheme.equals("http") && !scheme.equals("https")) return -1;
+            if (!port.isEmpty()) return Integer.parseInt(port);
+            return scheme.equals("http") ? 80 : 443;
+        }
+
+        /// Whether the host is a number, which no DNS can point elsewhere.
+        boolean isAddress() {
+            return host.startsWith("[") || Character.isDigit(host.charAt(host.length() - 1));
+        }
+
+        @Override
+        public String toString() {
+            if (host.isEmpty() && !scheme.equals("file")) return scheme;
+            return scheme + "://" + host + (port.isEmpty() ? "" : ":" + port);
         }
     }
 

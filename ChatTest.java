@@ -469,11 +469,13 @@ class ChatTest {
     }
 
     /// A certificate for localhost, under the alias chat.
-    static void makeKeys(String file, String password, String names) throws Exception {
-        assertEquals(0, new ProcessBuilder(Path.of(JAVA).resolveSibling("keytool").toString(),
+    static void makeKeys(String file, String password, String names, String... more)
+            throws Exception {
+        var command = new ArrayList<>(List.of(Path.of(JAVA).resolveSibling("keytool").toString(),
                 "-genkeypair", "-alias", "chat", "-keyalg", "EC", "-dname", "CN=localhost", "-ext",
-                names, "-storetype", "PKCS12", "-storepass", password, "-keystore", file)
-                .redirectErrorStream(true).start().waitFor());
+                names, "-storetype", "PKCS12", "-storepass", password, "-keystore", file));
+        command.addAll(List.of(more));
+        assertEquals(0, new ProcessBuilder(command).redirectErrorStream(true).start().waitFor());
     }
 
     /// An address of this machine besides the loopback ones; skips a test where there is none.
@@ -4290,7 +4292,7 @@ class ChatTest {
                     assertTaken(open, "Host: evil.example", "Origin: " + origin);
             }
             for (String bad : List.of("chat.example", "https://", "https://a b", "https://a/",
-                    "null", "ftp://a.example", "https://a.example/chat", "", "http://a http://b"))
+                    "ftp://a.example", "https://a.example/chat", "", "http://a http://b"))
                 assertThrows(IllegalArgumentException.class,
                         () -> new Chat.Options("--origin=" + bad), bad);
         }
@@ -4309,6 +4311,94 @@ class ChatTest {
                 assertTrue(page.startsWith("HTTP/1.1 403 "), page);
                 assertFalse(page.contains("<script"), page);
             }
+        }
+
+        @Test
+        @DisplayName("a program's own Origin, that of the WebSocket's port, is as good as none")
+        void anOriginThatNoPageCanHave() throws Exception {
+            int port = chat.webSocketPort();
+            for (String name : List.of("localhost", "LOCALHOST", "127.0.0.1", "[::1]"))
+                for (String scheme : List.of("http", "https"))
+                    assertTaken(chat, "Host: " + name + ":" + port, "Origin: " + scheme + "://"
+                            + name + ":" + port);
+            // not as itself, not if the port was mapped to another, not under a strange name
+            assertRefused(chat, "/", "Host: localhost:" + port, "Origin: http://127.0.0.1:" + port);
+            assertRefused(chat, "/", "Host: localhost:9", "Origin: http://localhost:" + port);
+            assertRefused(chat, "/", "Host: localhost:9", "Origin: http://localhost:9");
+            assertRefused(chat, "/", "Host: evil.example:" + port, "Origin: http://evil.example:"
+                    + port);
+            try (Chat wide = chat("--host=0.0.0.0", "--origin=https://chat.example")) {
+                port = wide.webSocketPort();
+                for (String name : List.of("localhost", "192.0.2.1", "[2001:db8::1]",
+                        "chat.example"))
+                    assertTaken(wide, "Host: " + name + ":" + port, "Origin: http://" + name + ":"
+                            + port);
+                assertRefused(wide, "/", "Host: evil.example:" + port,          // rebinding
+                        "Origin: http://evil.example:" + port);
+            }
+        }
+
+        @Test
+        @DisplayName("apps, extensions, files, other spellings and *.HOST can be let in, and only they")
+        void allThatBrowsersSend() throws Exception {
+            for (String[] pair : new String[][] {
+                {"https://chat.example:443", "https://chat.example"},
+                {"http://CHAT.example:80", "http://chat.example"},
+                {"https://b\u00fccher.example", "https://xn--bcher-kva.example"},
+                {"capacitor://localhost", "capacitor://localhost"},
+                {"tauri://localhost", "tauri://localhost"}, {"file://", "file://"},
+                {"chrome-extension://abcdef", "chrome-extension://abcdef"}, {"null", "null"},
+                {"https://*.chat.example", "https://a.chat.example"},
+                {"https://*.chat.example", "https://a.b.chat.example"}})
+                try (Chat open = chat("--origin", pair[0])) {
+                    assertTaken(open, "Origin: " + pair[1]);
+                    for (String other : List.of("https://evil.example", "https://chat.example:8",
+                            "https://evilchat.example", "http://a.chat.example", "app://localhost",
+                            "https://a.chat.example.evil", "chrome-extension://abcdeg",
+                            "http://localhost", "https://*.chat.example", "file://localhost"))
+                        assertRefused(open, "/", "Origin: " + other);
+                }
+            try (Chat open = chat("--origin=https://*.chat.example")) {
+                assertTaken(open, "Host: a.chat.example", "Origin: https://a.chat.example");
+                assertRefused(open, "/", "Origin: https://chat.example");
+                assertRefused(open, "/", "Host: chat.example");
+            }
+        }
+
+        @Test
+        @DisplayName("localhost. with its dot is this machine, on both ports")
+        void aDotAtTheEnd() throws Exception {
+            assertTaken(chat, "Host: localhost.", "Origin: http://localhost.:" + chat.httpPort());
+            assertTaken(chat, "Host: LocalHost.:1");
+            String page = answer(chat.httpPort(), "GET / HTTP/1.1\r\nHost: localhost.\r\n"
+                    + "Connection: close\r\n\r\n");
+            assertTrue(page.startsWith("HTTP/1.1 200 "), page);
+        }
+
+        @Test
+        @DisplayName("--host in capitals, or IPv4 in the clothes of IPv6, is known by its name")
+        void hostsInOtherSpellings() throws Exception {
+            for (String[] pair : new String[][] {{"LocalHost", "localhost"}, {"127.0.0.2",
+                "127.0.0.2"}, {"::ffff:127.0.0.1", "127.0.0.1"}, {"::ffff:127.0.0.1",
+                "[::ffff:7f00:1]"}})
+                try (Chat named = chat("--host=" + pair[0]); Raw raw = new Raw(new Socket(
+                        InetAddress.getByName(pair[0]), named.webSocketPort()))) {
+                    raw.shakeHands("/echo", "Host: " + pair[1], "Origin: http://" + pair[1] + ":"
+                            + named.httpPort()).assertNothingMore();
+                }
+        }
+
+        @Test
+        @DisplayName("a health check (HTTP/1.0 without Host) gets the page: it is no browser")
+        void aHealthCheck() throws Exception {
+            for (String request : List.of("GET / HTTP/1.0\r\n\r\n", "HEAD / HTTP/1.0\r\n\r\n"))
+                assertTrue(answer(chat.httpPort(), request).startsWith("HTTP/1.1 200 "), request);
+            String options = answer(chat.httpPort(), "OPTIONS / HTTP/1.0\r\n\r\n");
+            assertTrue(options.startsWith("HTTP/1.1 204 "), options);
+            for (String request : List.of("GET / HTTP/1.0\r\nHost: evil.example\r\n\r\n",
+                    "GET / HTTP/1.0\r\nHost:\r\n\r\n", "GET / HTTP/1.1\r\n"
+                    + "Connection: close\r\n\r\n"))
+                assertTrue(answer(chat.httpPort(), request).startsWith("HTTP/1.1 40"), request);
         }
 
         @Test
@@ -4625,6 +4715,30 @@ class ChatTest {
         }
 
         @Test
+        @DisplayName("keys that no browser would take are told in one line, and nothing starts")
+        void keysThatCanNotServe() throws Exception {
+            var certificates = KeyStore.getInstance("PKCS12");
+            certificates.load(null, null);
+            certificates.setCertificateEntry("chat", KeyStore.getInstance(new File(keys()),
+                    PASSWORD.toCharArray()).getCertificate("chat"));
+            Path noKey = folder.resolve("no-key"), expired = folder.resolve("expired");
+            try (var out = Files.newOutputStream(noKey)) {
+                certificates.store(out, PASSWORD.toCharArray());
+            }
+            makeKeys(expired.toString(), PASSWORD, "san=dns:localhost", "-startdate", "-3d",
+                    "-validity", "1");
+            for (Path file : List.of(noKey, expired))
+                try (Program program = Program.under(List.of("env", "CHAT_KEYSTORE_PASSWORD="
+                        + PASSWORD), "--keystore", file.toString())) {
+                    assertEquals("1 []", program.exit() + " " + program.out);
+                    assertEquals(1, program.err.size(), program.err::toString);
+                    String why = program.err.element();
+                    assertTrue(why.contains("--keystore " + file), why);
+                    assertTrue(why.contains(file == noKey ? "private key" : "is valid from"), why);
+                }
+        }
+
+        @Test
         @DisplayName("a wrong password or file is told in a line that names where it comes from")
         void aWrongPasswordIsTold() throws Exception {
             for (String file : List.of(keys(), folder + "/nothing", "/dev/null"))
@@ -4812,6 +4926,7 @@ class ChatTest {
         @Test
         @DisplayName("who connects at the moment of the stop is not forgotten")
         void whoComesAtTheLastMomentIsNotForgotten() throws Exception {
+            var refusals = new ConcurrentLinkedQueue<String>();
             for (int i = 0; i < 50; i++)
                 try (var executor = Executors.newVirtualThreadPerTaskExecutor()) {
                     Chat chat = chat();
@@ -4820,7 +4935,7 @@ class ChatTest {
                     var coming = executor.submit(() -> {
                         while (true) {
                             Raw raw = new Raw(port);            // until that is refused
-                            visits.add(executor.submit(() -> visit(raw)));
+                            visits.add(executor.submit(() -> visit(raw, refusals)));
                         }
                     });
                     eventually(true, () -> visits.size() > 20);
@@ -4829,12 +4944,16 @@ class ChatTest {
                     for (var visit : visits) visit.get();
                 }
             eventually(0, () -> serverThreads().size());
+            assertFalse(refusals.isEmpty(), "nobody was refused");
+            for (String refusal : refusals)
+                assertTrue(refusal.contains("the server stops"), refusal);
         }
 
         /// Stays until the server ends it.
-        private static Void visit(Raw raw) throws IOException {
+        private static Void visit(Raw raw, Queue<String> refusals) throws IOException {
             try (raw) {
-                raw.ascii(request("/chat")).readHead();
+                String head = raw.ascii(request("/chat")).readHead();
+                if (head.startsWith("HTTP/1.1 503 ")) refusals.add(raw.readAll());
                 while (raw.frame().first() == 0x81) continue;
                 raw.frame(0x88, bytes("03 e9")).assertEnd();
             } catch (SocketTimeoutException open) {
@@ -5856,7 +5975,8 @@ class ChatTest {
             var options = new Chat.Options("--trace", "--origin", "http://a", "--no-deflate",
                     "--origin=*", "--http-port=0", "--ws-port", "0");
             assertTrue(options.trace && !options.deflate && options.httpPort + options.wsPort == 0);
-            assertEquals(Set.of("http://a", "*"), Set.copyOf(options.origins));
+            assertEquals(List.of("http://a", "*"), options.origins.stream().map(
+                    Chat.Origin::toString).toList());
         }
 
         @ParameterizedTest
@@ -5869,8 +5989,14 @@ class ChatTest {
             "--public-url=chat.example", "--public-url=ws://", "--connect=http://chat.example",
             "--connect=ws://a b", "--connect=ws://a:65536", "--connect=ws://a/#x",
             "--header=no colon", "--header=: x", "--redis=redis://a/*",
-            "--max-connections=0", "--max-per-address=0", "--origin=chat.example", "--origin=null",
+            "--max-connections=0", "--max-per-address=0", "--origin=chat.example",
             "--origin=https://chat.example/", "--origin=ftp://chat.example", "--origin=https://a b",
+            "--origin=https://chat.example?x", "--origin=https://chat.example#x",
+            "--origin=https://u@chat.example", "--origin=https://chat.example:0443",
+            "--origin=https://chat.example:65536", "--origin=https://chat.example:",
+            "--origin=https://*", "--origin=https://a.*.example", "--origin=http://*:8080",
+            "--origin=ws://chat.example", "--origin=://a", "--origin=http://", "--origin=tauri://",
+            "--origin=http://[::1", "--origin=http://a:b:c", "--origin=https://.a",
             "--keystore=/nowhere/to-be-found.p12"})
         void aBadValueIsRefused(String argument) {
             String[] both = argument.split("=", 2);
@@ -5887,6 +6013,42 @@ class ChatTest {
         void whatIsNoOptionIsRefused(String argument) {
             for (String message : List.of(wrong(argument), wrong("--trace", argument)))
                 assertTrue(message.contains(argument.split("=")[0]), message);
+        }
+
+        @ParameterizedTest
+        @DisplayName("an origin is taken in the form in which browsers send it")
+        @CsvSource({"https://chat.example:443, https://chat.example",
+            "HTTP://Chat.Example:80, http://chat.example",
+            "https://chat.example:80, https://chat.example:80",
+            "https://b\u00fccher.example, https://xn--bcher-kva.example",
+            "https://chat.example., https://chat.example",
+            "https://*.Chat.example:8443, https://*.chat.example:8443",
+            "http://[0:0:0:0:0:0:0:1]:8080, http://[::1]:8080",
+            "http://[2001:DB8:0:0:1:0:0:0], http://[2001:db8:0:0:1::]",
+            "http://[::ffff:192.0.2.1], http://192.0.2.1", "null, null", "*, *", "file://, file://",
+            "capacitor://localhost, capacitor://localhost", "tauri://localhost, tauri://localhost",
+            "chrome-extension://abcdefghij, chrome-extension://abcdefghij"})
+        void originsHaveOneForm(String given, String expected) {
+            assertEquals(expected, new Chat.Options("--origin=" + given).origins.iterator().next()
+                    .toString());
+        }
+
+        @ParameterizedTest
+        @DisplayName("a host is taken in the form in which browsers send it")
+        @CsvSource({"LOCALHOST, localhost", "Box.Local, box.local", "box., box", "::1, [::1]",
+            "[::1], [::1]", "0:0:0:0:0:0:0:1, [::1]", "::ffff:127.0.0.1, 127.0.0.1", "::, [::]",
+            "fe80:0:0:0:1:0:0:2, [fe80::1:0:0:2]", "b\u00fccher, xn--bcher-kva", "0.0.0.0, 0.0.0.0"})
+        void hostsHaveOneForm(String given, String expected) {
+            assertEquals(expected, new Chat.Options("--host=" + given).host);
+        }
+
+        @Test
+        @DisplayName("--max-per-address counts a network of IPv6 (/64), as that is what one person has")
+        void networks() throws Exception {
+            for (String[] pair : new String[][] {{"2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"},
+                {"192.0.2.7", "192.0.2.7"}, {"::ffff:192.0.2.7", "192.0.2.7"}})
+                assertEquals(InetAddress.getByName(pair[1]),
+                        Chat.Ports.network(InetAddress.getByName(pair[0])));
         }
 
         @Test
@@ -6012,7 +6174,53 @@ class ChatTest {
                     assertEquals(1, program.err.size(), program.err.toString());
                     String line = program.err.element();
                     assertTrue(line.contains("--host") && line.contains(host), line);
+                    assertFalse(line.contains("another port"), line);     // it would not help
+                    assertEquals(host.contains("no"), line.contains("can't be resolved"), line);
                 }
+        }
+
+        /// Skips a test where this machine has no IPv6.
+        private static InetAddress six() throws Exception {
+            InetAddress six = InetAddress.getByName("::1");
+            assumeTrue(NetworkInterface.getByInetAddress(six) != null, "there is no [::1] here");
+            return six;
+        }
+
+        @Test
+        @DisplayName("localhost is 127.0.0.1 and [::1], with the same ports, for both ports")
+        void localhostIsAllLoopback() throws Exception {
+            InetAddress six = six();
+            try (Chat chat = chat()) {
+                for (InetAddress address : List.of(six, InetAddress.getByName("127.0.0.1"))) {
+                    try (Raw raw = new Raw(new Socket(address, chat.webSocketPort()))) {
+                        assertEquals("Hello", raw.shakeHands("/echo").text("Hello").line());
+                    }
+                    try (Raw raw = new Raw(new Socket(address, chat.httpPort()))) {
+                        raw.ascii("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+                        assertTrue(raw.readHead().startsWith("HTTP/1.1 200 "));
+                    }
+                }
+            }
+        }
+
+        @ParameterizedTest
+        @DisplayName("who has a port at [::1] only keeps it, and nothing is left of the start")
+        @ValueSource(strings = {"--http-port", "--ws-port"})
+        void aPortInUseAtOneAddress(String option) throws Exception {
+            try (var taken = new ServerSocket(0, 1, six())) {
+                int port = taken.getLocalPort(), files = 0;
+                for (int i = 0; i < 12; i++) {
+                    var chat = new Chat(new Chat.Options("--http-port=0", "--ws-port=0", option, ""
+                            + port));
+                    String why = assertThrows(IOException.class, chat::start).getMessage();
+                    assertTrue(why.contains(option + " " + port), why);
+                    new ServerSocket(port, 1, InetAddress.getByName("127.0.0.1")).close();
+                    if (i == 1) files = openFiles();
+                }
+                int before = files;
+                eventually(true, () -> openFiles() <= before);
+                eventually(0, () -> serverThreads().size());
+            }
         }
 
         @Test
@@ -6117,8 +6325,7 @@ class ChatTest {
         }
 
         @Test void otherMethodsAreRefusedWithTheOnesThatWork() throws Exception {
-            for (String method : List.of("POST", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE",
-                    "FOO")) {
+            for (String method : List.of("POST", "PUT", "DELETE", "PATCH", "TRACE", "FOO")) {
                 var answer = ask(method, "/chat/tea");
                 assertEquals(405, answer.statusCode(), method);
                 assertEquals("GET, HEAD", header(answer, "Allow"));
@@ -8716,21 +8923,27 @@ class ChatTest {
         void anErrorWhileOneIsAcceptedKeepsOutNobodyElse() throws Exception {
             var failures = new ArrayDeque<Throwable>(List.of(new IOException("a test's"),
                     new OutOfMemoryError("a test's"), new OutOfMemoryError("another of a test's")));
-            Field listener = field(Chat.class, "listener");
-            try (var chat = new Chat(new Chat.Options("--http-port=0", "--ws-port=0"))) {
-                listener.set(chat, new ServerSocket() {
-                    @Override
-                    public Socket accept() throws IOException {
-                        Throwable failure = failures.poll();
-                        if (failure instanceof IOException io) throw io;
-                        if (failure instanceof Error error) throw error;
-                        return super.accept();
-                    }
-                });
+            try (var chat = new Chat(new Chat.Options("--http-port=0", "--ws-port=0"));
+                    var listener = new ServerSocket() {
+                @Override
+                public Socket accept() throws IOException {
+                    Throwable failure = failures.poll();
+                    if (failure instanceof IOException io) throw io;
+                    if (failure instanceof Error error) throw error;
+                    return super.accept();
+                }
+            }) {
+                listener.bind(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0));
+                Object ports = field(Chat.class, "ports").get(chat);
                 PrintStream usual = System.err;
                 System.setErr(failingAt("can't accept", usual));        // nor while that is logged
                 chat.start();
-                Raw.open(chat, "/echo").close();
+                var listen = ports.getClass().getDeclaredMethod("listen", ServerSocket.class);
+                listen.setAccessible(true);
+                Thread.startVirtualThread(() -> assertDoesNotThrow(() ->
+                        listen.invoke(ports, listener)));
+                new Raw(listener.getLocalPort()).shakeHands("/echo").close();
+                assertTrue(failures.isEmpty(), failures::toString);
                 System.setErr(usual);
             }
         }
