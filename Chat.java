@@ -1800,8 +1800,8 @@ public final class Chat implements AutoCloseable {
                 guests.accept(listener.accept());
             } catch (Throwable failure) {       // whatever it is, the next may have better luck
                 if (listener.isClosed()) return;
-                log("can't accept a connection: " + failure);
                 LockSupport.parkNanos(PAUSE);
+                log("can't accept a connection: " + failure);
             }
         }
 
