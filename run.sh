@@ -68,44 +68,150 @@ make() { # makes that folder; false if nothing can be written there
     made=$work
     [ -t 2 ] && echo "compiling, as this Chat.java is new here" >&2
     find "$cache" -type d -name '*.??????' -prune -mmin +60 -exec rm -rf {} +
-    first_client >"$made/FirstClient.java"
-    "$jdk/bin/javac" -d "$made/classes" "$here/Chat.java" "$made/FirstClient.java" &&
+    crowd >"$made/Crowd.java"
+    "$jdk/bin/javac" -d "$made/classes" "$here/Chat.java" "$made/Crowd.java" &&
         "$jdk/bin/jar" -cf "$made/chat.jar" -C "$made/classes" . || exit 1
     # shellcheck disable=SC2086 # several flags
-    "$jdk/bin/java" $flags "$record=$made/archive" -cp "$made/chat.jar" FirstClient \
+    "$jdk/bin/java" -XX:TieredStopAtLevel=1 -cp "$made/classes" Crowd "$jdk/bin/java" $flags \
+        "$record=$made/archive" -cp "$made/chat.jar" Chat --http-port=0 --ws-port=0 \
         </dev/null >"$made/log" 2>&1
     rm -r "$made/classes"
     echo "$jdk" >"$made/new" && mv "$made/new" "$made/jdk" && work=
 }
 
-first_client() { # what it makes the server do is what the archive will hold
+crowd() { # starts a server and does, for some seconds, what the archive shall know well
     cat <<'JAVA'
-class FirstClient {
-    public static void main(String[] none) throws Exception {
-        Thread.startVirtualThread(() -> {
-            java.util.concurrent.locks.LockSupport.parkNanos(20_000_000_000L);
-            Runtime.getRuntime().halt(1);
-        });
-        var line = new java.io.ByteArrayOutputStream();
-        System.setOut(new java.io.PrintStream(line, true));
-        Chat.main(new String[] {"--http-port=0", "--ws-port=0"});
-        for (var port : java.util.regex.Pattern.compile(":(\\d+)").matcher(line.toString()).results().toList())
-            try (var socket = new java.net.Socket("localhost", Integer.parseInt(port.group(1)))) {
-                socket.setSoTimeout(3000);
-                socket.getOutputStream().write(("""
-                    GET / HTTP/1.1\r
-                    Host: localhost\r
-                    Connection: Upgrade\r
-                    Upgrade: websocket\r
-                    Sec-WebSocket-Version: 13\r
-                    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r
-                    Sec-WebSocket-Protocol: presence\r
-                    \r
-                    """ + "\u0081\u0082\0\0\0\0hi\u0088\u0080\0\0\0\0").getBytes("ISO-8859-1"));
-                socket.shutdownOutput();
-                socket.getInputStream().readAllBytes();
+import java.io.*;
+import java.net.*;
+import java.util.*;
+import java.util.concurrent.*;
+import java.util.zip.Deflater;
+import static java.nio.charset.StandardCharsets.*;
+
+class Crowd {
+    static final int LIMIT = 30_000;                                // ms, with making the archive
+    static final long PART = 1_500_000_000;                         // ns; a slow machine does less
+    static final int TEXT = 0x81, COMPRESSED = 0xc1, CLOSE = 0x88;  // with FIN
+    static int httpPort, port;
+    static volatile long end;                                       // of this part
+
+    public static void main(String[] command) throws Exception {
+        var errors = ProcessBuilder.Redirect.INHERIT;
+        Process server = new ProcessBuilder(command).redirectError(errors).start();
+        Thread.startVirtualThread(() -> stopLate(server));
+        try (var people = Executors.newCachedThreadPool()) {
+            var ports = new Scanner(server.inputReader().readLine()).useDelimiter("\\D+");
+            httpPort = ports.nextInt();
+            port = ports.nextInt();
+            invite(people, 8, () -> comeAndGo(300));
+            invite(people, 8, () -> talk("/echo", 1000, 1));
+            invite(people, 8, () -> talk("/echo", 300, 16));
+            invite(people, 50, () -> talk("/chat/crowd", 20, 1));
+        } finally {
+            server.destroy();                                       // as ^C does
+            server.waitFor();
+        }
+    }
+
+    static void stopLate(Process server) {
+        try { Thread.sleep(LIMIT); } catch (InterruptedException never) { }
+        server.destroyForcibly();
+    }
+
+    static void invite(ExecutorService people, int count, Callable<Void> todo) throws Exception {
+        end = System.nanoTime() + PART;
+        people.invokeAll(Collections.nCopies(count, todo));
+    }
+
+    static Void comeAndGo(int times) throws IOException {
+        for (int i = 0; i < times && System.nanoTime() < end; i++) {
+            if (i % 20 == 0) getPage();
+            try (Socket socket = enter(i % 2 == 0 ? "/" : "/echo")) { leave(socket); }
+        }
+        return null;
+    }
+
+    /// Says lines, so many at once, and reads on until the last of them is heard.
+    static Void talk(String path, int times, int atOnce) throws IOException {
+        try (Socket socket = enter(path)) {
+            var in = new DataInputStream(new BufferedInputStream(socket.getInputStream()));
+            for (int i = 0; i < times && System.nanoTime() < end; i++) {
+                String line = Thread.currentThread().threadId() + " says " + i;
+                var frames = new ByteArrayOutputStream();
+                for (int n = 0; n < atOnce; n++) frames.write(frame(TEXT, line.getBytes(UTF_8)));
+                socket.getOutputStream().write(frames.toByteArray());
+                for (int heard = 0; heard < atOnce; )
+                    if (read(in).endsWith(line)) heard++;
+                if (i % 10 == 0 && path.equals("/echo")) {
+                    byte[] text = compress("a line that comes again; ".repeat(100));
+                    socket.getOutputStream().write(frame(COMPRESSED, text));
+                    read(in);
+                }
             }
-        System.exit(0);
+            leave(socket);
+        }
+        return null;
+    }
+
+    static void getPage() throws IOException {
+        try (Socket socket = ask(httpPort, "/", "Connection: close")) {
+            socket.getInputStream().readAllBytes();
+        }
+    }
+
+    static Socket enter(String path) throws IOException {
+        Socket socket = ask(port, path, """
+                Connection: keep-alive, Upgrade\r
+                Upgrade: websocket\r
+                Sec-WebSocket-Version: 13\r
+                Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r
+                Sec-WebSocket-Protocol: presence\r
+                Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits""");
+        for (int last = 0; last != 0x0d0a0d0a; ) {
+            int next = socket.getInputStream().read();
+            if (next < 0) throw new EOFException();
+            last = last << 8 | next;
+        }
+        return socket;
+    }
+
+    static Socket ask(int port, String path, String headers) throws IOException {
+        Socket socket = new Socket("localhost", port);
+        socket.setTcpNoDelay(true);
+        socket.setSoTimeout(3_000);
+        String request = "GET " + path + " HTTP/1.1\r\nHost: localhost:" + port
+                + "\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64)\r\nAccept-Language: en\r\n";
+        socket.getOutputStream().write((request + headers + "\r\n\r\n").getBytes(UTF_8));
+        return socket;
+    }
+
+    static void leave(Socket socket) throws IOException {
+        socket.getOutputStream().write(frame(CLOSE, new byte[] {3, (byte) 0xe8}));
+        socket.getInputStream().readAllBytes();
+    }
+
+    static byte[] frame(int first, byte[] payload) {
+        byte[] frame = new byte[6 + payload.length];
+        frame[0] = (byte) first;
+        frame[1] = (byte) (0x80 | payload.length);                  // and four zeros to mask with
+        System.arraycopy(payload, 0, frame, 6, payload.length);
+        return frame;
+    }
+
+    static String read(DataInputStream in) throws IOException {
+        in.readByte();
+        int length = in.readUnsignedByte();
+        if (length == 126) length = in.readUnsignedShort();
+        return new String(in.readNBytes(length), UTF_8);
+    }
+
+    static byte[] compress(String text) {
+        var deflater = new Deflater(Deflater.BEST_SPEED, true);
+        byte[] out = new byte[125];
+        deflater.setInput(text.getBytes(UTF_8));
+        int size = deflater.deflate(out, 0, out.length, Deflater.SYNC_FLUSH);
+        deflater.end();
+        return Arrays.copyOf(out, size - 4);
     }
 }
 JAVA
