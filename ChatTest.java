@@ -7549,6 +7549,8 @@ class ChatTest {
         /// What stands between ``` and ```, under which heading.
         private record Block(String kind, String heading, String text) { }
 
+        private boolean testsRun;
+
         private static List<Block> blocks(String kind) throws IOException {
             var blocks = new ArrayList<Block>();
             String heading = "", open = null;
@@ -7631,14 +7633,16 @@ class ChatTest {
             }
         }
 
-        /// The tests themselves are not run from within the tests, but one of them is.
-        private static void runsTests(Path folder, String command) throws Exception {
+        /// The tests themselves are not run from within the tests, but one of them is, once.
+        private void runsTests(Path folder, String command) throws Exception {
             for (String name : command.replace("./run.sh test", "").trim().split(" "))
                 if (!name.isEmpty()) Class.forName("ChatTest$" + name.split("#")[0]);
+            if (testsRun) return;
             List<String> out = works(folder, "./run.sh test CommandLine#theDefaults");
             assertEquals("1 passed, 0 failed", out.get(out.size() - 1));
             assertTrue(out.get(out.size() - 2).startsWith("on JDK "), out::toString);
             assertEquals(3, out.size(), "one line for the test");
+            testsRun = true;
         }
 
         private static void measures(Path folder, String command) throws Exception {
