@@ -15,6 +15,8 @@ import java.nio.*;
 import java.security.*;
 import java.security.cert.*;
 import java.text.Normalizer;
+import java.time.LocalTime;
+import java.time.format.DateTimeFormatter;
 import java.util.*;
 import java.util.concurrent.*;
 import java.util.concurrent.atomic.*;
@@ -51,7 +53,7 @@ public final class Chat implements AutoCloseable {
             switch (options.task) {
                 case SERVE -> serve(options);
                 case CONNECT -> throw new IOException("--connect is not there yet");
-                case EXPLAIN -> System.out.println(WebSocket.explain(options.frames()));
+                case EXPLAIN -> System.out.println(Explained.explain(options.frames()));
                 case HELP -> System.out.println(Options.USAGE);
                 case VERSION -> System.out.println(
                         "Chat.java " + VERSION + ", Java " + Runtime.version());
@@ -93,8 +95,9 @@ public final class Chat implements AutoCloseable {
             throw failure;
         }
         String hint = "The page is at " + address("http", options.host) + "/";
-        settings = new WebSocket.Settings(options.maxMessage, options.maxQueue, options.deflate,
-                options.tls, hint, options.trace ? this::trace : null, Chat::log);
+        settings = new WebSocket.Settings(options.maxMessage, options.maxQueue,
+                new WebSocket.Memory(options.maxMemory), options.deflate,
+                options.tls, hint, options.trace ? new Explained(this::trace) : null, Chat::log);
         ports.start();
         if (!ports.isLocal() && options.tls == null)
             log("others on the network can reach this, and read along: see README, Security");
@@ -133,17 +136,23 @@ public final class Chat implements AutoCloseable {
 
     /// The life of a connection: enter, hear until there is nothing more to hear, leave.
     private void converse(WebSocket webSocket) throws IOException {
-        boolean echo = webSocket.path().equals("/echo");
-        Rooms.Member member = echo ? null : rooms.enter(webSocket, Rooms.ofPath(webSocket.path()));
+        if (webSocket.path().equals("/echo")) {
+            echo(webSocket);
+            return;
+        }
+        Rooms.Member member = rooms.enter(webSocket, Rooms.ofPath(webSocket.path()));
         try {
             while (webSocket.receive() instanceof WebSocket.Message message) {
-                WebSocket.rule(echo || message.isText(), 1003, "this chat is for text (§5.6)");
-                if (echo) webSocket.send(message);
-                else rooms.hear(member, message.text());
+                WebSocket.rule(message.isText(), 1003, "this chat is for text (§5.6)");
+                rooms.hear(member, message.text());
             }
         } finally {
-            if (!echo) rooms.leave(member);
+            rooms.leave(member);
         }
+    }
+
+    private static void echo(WebSocket webSocket) throws IOException {
+        while (webSocket.receive() instanceof WebSocket.Message message) webSocket.send(message);
     }
 
     /// Decides about a handshake that is right in itself, and names the subprotocols of its path.
@@ -252,14 +261,14 @@ public final class Chat implements AutoCloseable {
         }
     }
 
-    private void trace(String item) {
-        System.err.println(WebSocket.coloured(item));
-        for (var queue : watchers) queue.offer(item);
+    private void trace(Explained.Traced item) {
+        WebSocket.Log.print(Explained.coloured(item));
+        for (var queue : watchers) queue.offer(item.toString());
     }
 
     /// One line on the terminal; nothing that a client has sent can break it or colour it.
     static void log(String line) {
-        System.err.println(WebSocket.now() + " " + WebSocket.printable(line));
+        WebSocket.Log.print(Explained.now() + " " + WebSocket.printable(line));
     }
 
     /// Stops: takes no more connections, sends everyone 1001 (§7.4.1), waits some seconds for their
@@ -277,9 +286,10 @@ public final class Chat implements AutoCloseable {
             LockSupport.parkNanos(10_000_000);
         for (WebSocket webSocket : connections) webSocket.cutOff(null);
         if (rooms != null) rooms.close();
+        WebSocket.Log.flush();
     }
 
-    /// One connection, from the server's side: RFC 6455, compression by RFC 7692.
+    /// One connection: RFC 6455, with compression by RFC 7692. A server serves it:
     ///
     ///     WebSocket.serve(socket, webSocket -> {                                    // opened
     ///         while (webSocket.receive() instanceof WebSocket.Message message)      // a message
@@ -287,25 +297,44 @@ public final class Chat implements AutoCloseable {
     ///         System.out.println(webSocket.closeCode());                            // closed
     ///     });
     ///
-    /// The thread that calls serve() does the reading; any may send, ping and close, but only that
-    /// one may wait for the peer. Who breaks a rule is told which: receive() throws the Refusal.
-    static final class WebSocket {
+    /// A client connects: `try (var webSocket = WebSocket.connect(URI.create("ws://…"))) { … }`
+    ///
+    /// One thread receives: in a server the one that called serve(). Any thread may send, ping and
+    /// close. Only the thread that receives may have to wait in send() for a slow peer; post()
+    /// never waits. A peer that breaks a rule is told which: then receive() throws the Refusal.
+    static final class WebSocket implements AutoCloseable {
+
+        // ---- What is allowed, and how a peer is refused ---------------------------------------
+
         static final int HANDSHAKE_TIME = 10;       // seconds in all, however the bytes trickle in
-        static final int MAX_HEAD = 8 * 1024;       // bytes of a request: what common servers take
-        static final int MAX_HEADERS = 100;         // of a request, for the same reason
+        static final int MAX_HEAD = 16 * 1024;      // bytes: browsers send 12 kB of cookies
+        static final int MAX_HEADERS = 100;         // as common HTTP servers
         static final int SILENCE = 25;              // seconds to a ping; proxies cut at 60
         static final int CLOSE_TIME = 5;            // seconds between our Close and the end of TCP
+        static final int GRACE = 1;                 // seconds between a deadline and the cut
         static final int MAX_FRAGMENTS = 100_000;   // of a message: empty ones can come for ever
+        static final int PIECE = 64 * 1024;         // bytes written at once: progress is seen
+        static final int LEAST_PIECE = 1024;        // bytes that show that a frame makes progress
+        static final int SEND_BUFFER = 128 * 1024;  // bytes the system holds for a slow reader
         static final int INPUT = 512;               // bytes of input buffer: most peers are idle
-        static final int PONG_BACKLOG = 16 * 1024;  // unwritten bytes at which his pings wait
+        static final int PONG_BACKLOG = 16 * 1024;  // unwritten bytes; with more, only one pong
         static final int DEFLATE_FROM = 1024;       // bytes from which compressing pays
+        static final int FRAME_COST = 40;           // bytes that a waiting frame takes besides
+        static final long SLICE = 2_000_000;        // ns of work after which others get their turn
 
-        /// What holds for all connections of a server. The limits are in bytes; trace (or null)
-        /// hears of all that travels, log of each failure; who is refused reads the hint.
-        record Settings(int maxMessage, int maxQueue, boolean deflate, SSLContext tls, String hint,
-                        Consumer<String> trace, Consumer<String> log) {
-            static final Settings DEFAULT =
-                    new Settings(1 << 20, 8 << 20, true, null, "", null, line -> { });
+        /// What holds for all connections of a server or client.
+        /// @param maxMessage bytes of a message, before and after inflating
+        /// @param maxQueue unwritten bytes with which a slow reader is cut off
+        /// @param memory the bound over all these connections together
+        /// @param tls for wss; null for ws (a client's null means the JDK's own)
+        /// @param hint a sentence for who is refused
+        /// @param wire who is told of all that travels, or null
+        /// @param log is given a line for each failure, and must not wait
+        record Settings(int maxMessage, int maxQueue, Memory memory, boolean deflate,
+                        SSLContext tls, String hint, Wire wire, Consumer<String> log) {
+            static final Settings DEFAULT = new Settings(1 << 20, 8 << 20,
+                    new Memory(Runtime.getRuntime().maxMemory() / 4), true, null, "", null,
+                    line -> Log.print(printable(line)));
         }
 
         /// A peer broke a rule, or is not wanted. The code is an HTTP status until the connection
@@ -319,120 +348,600 @@ public final class Chat implements AutoCloseable {
             if (!kept) throw new Refusal(code, message);
         }
 
-        // ---- The opening handshake (§4.2) -----------------------------------------------------
+        /// One bound over all bytes that wait for peers or come from them. The count may be a
+        /// little late, but what is counted is given back. Above the limit, who holds most goes.
+        static final class Memory {
+            interface Holder {
+                long held();
+                void giveUp(String why);
+            }
 
-        /// The request of a client. The values of a header that comes again follow after a comma.
-        record Handshake(String method, String path, Map<String, String> headers) {
-            static final String TOKEN = "[!#$%&'*+.^_`|~0-9A-Za-z-]+";
-            static final Pattern REQUEST = Pattern.compile("(" + TOKEN + ") (?:https?://"
-                    + "[^/?#\\s]+)?(/[!-~&&[^?#]]*)(\\?[!-~&&[^#]]*)? HTTP/1\\.[1-9]");
-            static final Pattern HEADER = Pattern.compile("(" + TOKEN + "):([\t -~\\x80-\\xff]*)");
-            static final Pattern KEY = Pattern.compile("[A-Za-z0-9+/]{22}==");
-            static final Pattern HOST = Pattern.compile(
-                    "(\\[[0-9A-Fa-f:.]{2,45}]|[0-9A-Za-z._-]{1,253})(?::\\d{1,5})?");
-            /// Reason phrases, and the headers that a status demands (§4.4).
-            static final Map<Integer, String> STATUS = Map.of(400, "Bad Request", 403, "Forbidden",
-                    404, "Not Found", 405, "Method Not Allowed\r\nAllow: GET", 426, "Upgrade "
-                    + "Required\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13",
-                    431, "Request Header Fields Too Large", 500, "Internal Server Error",
-                    503, "Service Unavailable");
+            private final long limit;                                       // bytes
+            private final AtomicLong used = new AtomicLong();               // bytes
+            private final Set<Holder> holders = ConcurrentHashMap.newKeySet();
 
-            /// Reads up to CR LF CR LF; `last` holds the four bytes before.
-            static Handshake read(DataInputStream in, Consumer<String> show) throws IOException {
+            Memory(long limit) { this.limit = limit; }
+
+            long used() { return used.get(); }
+
+            /// @param bytes that are kept, or, if negative, given back
+            void count(long bytes) { used.addAndGet(bytes); }
+
+            /// To be called after bytes were kept, by who holds no lock.
+            void enforce() {
+                if (used.get() <= limit) return;
+                holders.stream().max(Comparator.comparingLong(Holder::held)).ifPresent(
+                        holder -> holder.giveUp("the memory of the server is full (§7.4.1)"));
+            }
+        }
+
+        /// Lines for stderr. Who prints one never waits, even if nobody reads stderr: a thread of
+        /// its own writes, and says how many lines there was no room for.
+        static final class Log {
+            static final int MAX_LINES = 1000;      // that wait to be written
+            private static final BlockingQueue<String> LINES = new ArrayBlockingQueue<>(MAX_LINES);
+            private static final AtomicLong LEFT_OUT = new AtomicLong();
+            private static volatile boolean writing;
+            static { Thread.ofPlatform().daemon().name("log").start(Log::run); }
+
+            static void print(String line) {
+                if (!LINES.offer(line)) LEFT_OUT.incrementAndGet();
+            }
+
+            private static void run() {
+                while (true)
+                    try {
+                        write(LINES.take());
+                    } catch (Throwable bug) {       // a broken stderr is no reason to stop
+                        LEFT_OUT.incrementAndGet();
+                    }
+            }
+
+            private static void write(String line) {
+                writing = true;
+                System.err.println(line);
+                long leftOut = LEFT_OUT.getAndSet(0);
+                if (leftOut > 0) System.err.println(leftOut + " lines were left out here");
+                writing = false;
+            }
+
+            /// Waits until all is written, but not for ever: for the end of a program.
+            static void flush() {
+                long start = System.nanoTime();
+                while ((writing || !LINES.isEmpty()) && System.nanoTime() - start < seconds(1))
+                    LockSupport.parkNanos(1_000_000);
+            }
+        }
+
+        /// Who is told of all that travels, in its order; must not wait. The number is the
+        /// connection's.
+        interface Wire {
+            /// The head of a request or of its answer.
+            void head(long number, boolean in, String text);
+            void received(long number, Seen frame);
+            void sent(long number, byte[] frame);
+            /// @param culprit the first bytes of what broke a rule or is not finished
+            void ended(long number, String how, byte[] culprit);
+        }
+
+        /// For a terminal: what could break a line or steer it, like ESC, becomes a number.
+        static String printable(String text) {
+            var safe = new StringBuilder();
+            text.codePoints().forEach(c -> {
+                switch (Character.getType(c)) {
+                    case Character.CONTROL, Character.FORMAT, Character.SURROGATE,
+                         Character.PRIVATE_USE, Character.UNASSIGNED, Character.LINE_SEPARATOR,
+                         Character.PARAGRAPH_SEPARATOR -> safe.append("\\u{%x}".formatted(c));
+                    default -> safe.appendCodePoint(c);
+                }
+            });
+            return safe.toString();
+        }
+
+        private static long seconds(int count) { return count * 1_000_000_000L; }       // in ns
+
+        // ---- Bytes in -------------------------------------------------------------------------
+
+        /// A small buffer over a stream. It takes no lock for a byte, as BufferedInputStream does,
+        /// and lets others run.
+        static final class Input {
+            private final InputStream in;
+            private final byte[] buffer = new byte[INPUT];
+            private int next, end;                  // the bytes that have come: from next to end
+            private int mark;                       // where the last header begins
+            private long slice = System.nanoTime();
+
+            Input(InputStream in) { this.in = in; }
+
+            boolean isEmpty() { return next == end; }
+
+            /// Remembers this place, for the bytes of a header that is refused.
+            void mark() {
+                if (buffer.length - next < Header.LONGEST || isEmpty()) {
+                    System.arraycopy(buffer, next, buffer, 0, end - next);
+                    end -= next;
+                    next = 0;
+                }
+                mark = next;
+            }
+
+            byte[] sinceMark() { return Arrays.copyOfRange(buffer, mark, Math.min(end, mark + 10)); }
+
+            /// @throws EOFException at the end, as all methods that read
+            int readByte() throws IOException {
+                if (isEmpty()) fill();
+                int value = buffer[next] & 0xff;
+                next++;
+                return value;
+            }
+
+            /// A number of so many bytes, the highest first: "network byte order" (§5.2).
+            long readNumber(int bytes) throws IOException {
+                long number = 0;
+                for (int i = 0; i < bytes; i++) number = number << 8 | readByte();
+                return number;
+            }
+
+            /// @return how many bytes were read: at least one, at most `most`
+            int read(byte[] target, int at, int most) throws IOException {
+                if (isEmpty() && most >= buffer.length) {
+                    letOthersRun();
+                    return orEnd(in.read(target, at, most));
+                }
+                if (isEmpty()) {
+                    next = 0;
+                    end = 0;
+                    fill();
+                }
+                int count = Math.min(most, end - next);
+                System.arraycopy(buffer, next, target, at, count);
+                next += count;
+                return count;
+            }
+
+            private void fill() throws IOException {
+                if (end == buffer.length) {
+                    next = 0;
+                    end = 0;
+                    mark = 0;
+                }
+                letOthersRun();
+                end += orEnd(in.read(buffer, end, buffer.length - end));
+            }
+
+            private static int orEnd(int count) throws EOFException {
+                if (count < 0) throw new EOFException();
+                return count;
+            }
+
+            /// Virtual threads have no time slices: who always finds input would keep a processor
+            /// for ever. (Thread.yield() is not enough: it lets nobody in who waits for input.)
+            private void letOthersRun() throws IOException {
+                if (System.nanoTime() - slice < SLICE) return;
+                if (in.available() > 0) LockSupport.parkNanos(1);
+                slice = System.nanoTime();
+            }
+
+            /// Reads and forgets all that still comes.
+            void drain() throws IOException {
+                while (in.read(buffer) >= 0) letOthersRun();
+            }
+        }
+
+        // ---- The opening handshake (§4) -------------------------------------------------------
+
+        /// §2.1: a token of HTTP, like the name of a header.
+        static boolean isToken(String text) {
+            return !text.isEmpty() && isMadeOf(text, "!#$%&'*+-.^_`|~");
+        }
+
+        /// Whether there are only ASCII letters, digits and these.
+        private static boolean isMadeOf(String text, String others) {
+            for (int i = 0; i < text.length(); i++) {
+                char c = text.charAt(i);
+                boolean letter = c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z';
+                boolean digit = c >= '0' && c <= '9';
+                if (!letter && !digit && others.indexOf(c) < 0) return false;
+            }
+            return true;
+        }
+
+        /// What stands before the first frame: a line, and headers whose names have no case. The
+        /// values of a header that comes again follow after a comma, as in all of HTTP.
+        record Head(String firstLine, Map<String, String> headers) {
+            /// Reads up to the empty line. Each line ends with CR LF.
+            static Head read(Input in, Consumer<String> show) throws IOException {
                 var text = new StringBuilder();
                 try {
-                    for (int last = 0, next; last != 0x0d0a0d0a; last = last << 8 | next) {
+                    int last = 0;
+                    while (!endsWith(text, "\r\n\r\n")) {
                         rule(text.length() < MAX_HEAD, 431, "more than " + MAX_HEAD + " bytes");
-                        next = in.readUnsignedByte();
-                        rule((next == '\n') == ((byte) last == '\r'), 400, "lines end with CR LF");
+                        int next = in.readByte();
+                        rule(next != TLS_HANDSHAKE || text.length() > 0, 400,
+                                "this is TLS (https: or wss:), but the port speaks plain text");
+                        if (last == '\r' || next == '\n')
+                            rule(last == '\r' && next == '\n', 400, "lines end with CR LF");
                         text.append((char) next);
+                        last = next;
                     }
-                } finally { show.accept("" + text); }           // be it right or not
-                List<String> lines = text.toString().lines().toList();
-                Matcher request = REQUEST.matcher(lines.get(0));
-                rule(request.matches(), 400, "this is not an HTTP/1.1 request (§4.2.1)");
-                rule(lines.size() - 2 <= MAX_HEADERS, 431, "more than " + MAX_HEADERS + " headers");
-                var headers = new TreeMap<String, String>(String.CASE_INSENSITIVE_ORDER);
-                for (String line : lines.subList(1, lines.size() - 1)) {
-                    Matcher header = HEADER.matcher(line);            // no blank before the colon
-                    rule(header.matches(), 400, "a header is not NAME: VALUE (§4.2.1)");
-                    headers.merge(header.group(1), header.group(2).strip(), (a, b) -> a + "," + b);
+                } finally {
+                    show.accept(text.toString());           // be it right or not
                 }
-                return new Handshake(request.group(1), request.group(2), headers).check();
+                return parse(text.toString().split("\r\n"));
+            }
+
+            private static final int TLS_HANDSHAKE = 0x16;  // first byte of TLS (RFC 8446 §5.1)
+
+            private static boolean endsWith(StringBuilder text, String end) {
+                int start = text.length() - end.length();
+                return start >= 0 && text.indexOf(end, start) == start;
+            }
+
+            private static Head parse(String[] lines) throws Refusal {
+                rule(lines.length > 0, 400, "this is not an HTTP/1.1 request (§4.2.1)");
+                rule(lines.length - 1 <= MAX_HEADERS, 431, "more than " + MAX_HEADERS + " headers");
+                var headers = new TreeMap<String, String>(String.CASE_INSENSITIVE_ORDER);
+                for (String line : List.of(lines).subList(1, lines.length)) {
+                    int colon = line.indexOf(':');
+                    // No blank before the colon: isToken sees to that (RFC 9112 §5.1).
+                    rule(colon > 0 && isToken(line.substring(0, colon)) && isText(line), 400,
+                            "a header is not NAME: VALUE (§4.2.1)");
+                    String value = line.substring(colon + 1).strip();
+                    headers.merge(line.substring(0, colon), value, (a, b) -> a + "," + b);
+                }
+                return new Head(lines[0], headers);
+            }
+
+            /// No control characters but TAB. The bytes from 80 to ff may be anything.
+            private static boolean isText(String line) {
+                return line.chars().allMatch(c -> c >= ' ' && c != 0x7f || c == '\t');
+            }
+
+            /// @return the value, "" for none
+            String header(String name) { return headers.getOrDefault(name, ""); }
+
+            /// The elements of a list; empty ones mean nothing (RFC 9110 §5.6.1).
+            List<String> list(String name) {
+                var elements = new ArrayList<String>();
+                for (String element : header(name).split(","))
+                    if (!element.isBlank()) elements.add(element.strip());
+                return elements;
+            }
+
+            boolean has(String name, String element) {
+                return list(name).stream().anyMatch(element::equalsIgnoreCase);
+            }
+        }
+
+        /// The request of a client (§4.1), checked by a server (§4.2.1).
+        /// @param path without the query, still percent-encoded
+        record Handshake(String method, String path, Map<String, String> headers) {
+            static Handshake read(Input in, Consumer<String> show) throws IOException {
+                Head head = Head.read(in, show);
+                String[] words = head.firstLine.split(" ", -1);
+                boolean right = words.length == 3 && isToken(words[0]) && isVersion(words[2]);
+                rule(right, 400, "this is not an HTTP/1.1 request (§4.2.1)");
+                String target = words[1];
+                int path = 0;
+                if (target.startsWith("http://") || target.startsWith("https://")) {
+                    // An absolute target takes the place of Host (RFC 9112 §3.2.2).
+                    int host = target.indexOf("//") + 2;
+                    path = target.indexOf('/', host);
+                    if (path < 0) path = target.length();
+                    head.headers.put("Host", target.substring(host, path));
+                }
+                boolean visible = target.chars().allMatch(c -> c > ' ' && c <= '~' && c != '#');
+                rule(visible && target.startsWith("/", path), 400,
+                        "this is not an HTTP/1.1 request (§4.2.1)");
+                String withoutQuery = target.substring(path).split("\\?", 2)[0];
+                return new Handshake(words[0], withoutQuery, head.headers).check(head);
+            }
+
+            private static boolean isVersion(String word) {
+                return word.length() == 8 && word.startsWith("HTTP/1.")
+                        && word.charAt(7) >= '1' && word.charAt(7) <= '9';
             }
 
             /// The conditions of §4.2.1, in the order that gives the most helpful answer.
-            private Handshake check() throws Refusal {
-                String version = header("Sec-WebSocket-Version"), key = header("Sec-WebSocket-Key");
+            private Handshake check(Head head) throws Refusal {
+                // A header that came twice has a comma now, and so is no valid value.
+                String length = headers.getOrDefault("Content-Length", "0");
+                boolean body = !length.equals("0") || headers.containsKey("Transfer-Encoding");
+                String version = head.header("Sec-WebSocket-Version");
                 rule(method.equals("GET"), 405, "a WebSocket begins with GET (§4.2.1)");
                 rule(host() != null, 400, "one valid Host is needed (§4.2.1)");
-                rule(has("Upgrade", "websocket"), 426, "this port is for WebSockets only (§4.2.1)");
-                rule(Stream.of("Content-Length", "Transfer-Encoding")
-                        .noneMatch(headers::containsKey), 400, "a GET has no body (§4.2.1)");
-                rule(has("Connection", "upgrade"), 400, "Connection: Upgrade is missing (§4.2.1)");
-                rule(KEY.matcher(key).matches(), 400, "one key of 16 bytes is needed (§4.2.1)");
-                rule(version.matches("[^,]+"), 400, "one version is needed (§4.2.1)");
+                rule(head.has("Upgrade", "websocket"), 426,
+                        "this port is for WebSockets only (§4.2.1)");
+                rule(!body, 400, "a GET has no body (§4.2.1)");
+                rule(head.has("Connection", "upgrade"), 400,
+                        "Connection: Upgrade is missing (§4.2.1)");
+                rule(isKey(header("Sec-WebSocket-Key")), 400,
+                        "one key of 16 bytes is needed (§4.2.1)");
+                rule(!version.isEmpty() && !version.contains(","), 400,
+                        "one version is needed (§4.2.1)");
                 rule(version.equals("13"), 426, "the only version is 13 (§4.4)");
                 return this;
             }
 
+            /// §4.1: 16 bytes in base64 are 22 characters and two signs that fill up.
+            private static boolean isKey(String key) {
+                return key.length() == 24 && key.endsWith("==")
+                        && isMadeOf(key.substring(0, 22), "+/");
+            }
+
             String header(String name) { return headers.getOrDefault(name, ""); }
 
-            List<String> list(String name) {
-                return Stream.of(header(name).split(",")).map(String::strip)
-                        .filter(element -> !element.isEmpty()).toList();    // empty: means nothing
-            }
-
-            private boolean has(String name, String element) {
-                return list(name).stream().anyMatch(element::equalsIgnoreCase);
-            }
+            List<String> list(String name) { return new Head("", headers).list(name); }
 
             String host() { return hostName(header("Host")); }
 
             /// The name by which a client calls this server, without the port; null for none.
             static String hostName(String hostAndPort) {
-                Matcher host = HOST.matcher(hostAndPort);
-                return host.matches() ? host.group(1).toLowerCase(Locale.ROOT) : null;
+                int end = hostAndPort.indexOf(':');
+                if (hostAndPort.startsWith("[")) end = hostAndPort.indexOf(']') + 1;        // IPv6
+                if (end < 0) end = hostAndPort.length();
+                String name = hostAndPort.substring(0, end).toLowerCase(Locale.ROOT);
+                String port = hostAndPort.substring(end);
+                boolean portFits = port.isEmpty() || port.length() <= 6 && port.startsWith(":")
+                        && isNumber(port.substring(1));
+                boolean nameFits = name.startsWith("[")
+                        ? name.length() > 3 && name.chars().skip(1).limit(name.length() - 2)
+                                .allMatch(c -> HexFormat.isHexDigit(c) || c == ':' || c == '.')
+                        : !name.isEmpty() && name.length() <= 253 && isMadeOf(name, "._-");
+                return portFits && nameFits ? name : null;
+            }
+
+            private static boolean isNumber(String text) {
+                return !text.isEmpty() && text.chars().allMatch(c -> c >= '0' && c <= '9');
             }
 
             /// §4.2.2: the first subprotocol offered that is known here, or null.
             String choose(List<String> known) throws Refusal {
                 List<String> offers = list("Sec-WebSocket-Protocol");
                 for (String offer : offers)
-                    rule(offer.matches(TOKEN), 400, "a subprotocol is a token (§11.3.4)");
+                    rule(isToken(offer), 400, "a subprotocol is a token (§11.3.4)");
                 return offers.stream().filter(known::contains).findFirst().orElse(null);
             }
 
-            /// §4.2.2: the answer after which the connection is a WebSocket. The accept value shows
-            /// that the request was understood; it is no secret (§10.8), nor is the text in it.
-            String accept(String protocol, String extensions) throws NoSuchAlgorithmException {
-                String text = header("Sec-WebSocket-Key") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-                byte[] sha = MessageDigest.getInstance("SHA-1").digest(text.getBytes(US_ASCII));
-                return "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
+            /// §4.2.2: the answer after which the connection is a WebSocket.
+            String accept(String protocol, String extensions) {
+                String text = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
                         + "Connection: Upgrade\r\nSec-WebSocket-Accept: "
-                        + Base64.getEncoder().encodeToString(sha)
-                        + (protocol == null ? "" : "\r\nSec-WebSocket-Protocol: " + protocol)
-                        + (extensions == null ? "" : "\r\nSec-WebSocket-Extensions: " + extensions)
-                        + "\r\n\r\n";
+                        + acceptValue(header("Sec-WebSocket-Key")) + "\r\n";
+                if (protocol != null) text += "Sec-WebSocket-Protocol: " + protocol + "\r\n";
+                if (extensions != null) text += "Sec-WebSocket-Extensions: " + extensions + "\r\n";
+                return text + "\r\n";
+            }
+
+            /// Shows that the request was understood. It is no secret (§10.8), nor is the text.
+            static String acceptValue(String key) {
+                String text = key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+                try {
+                    byte[] sha = MessageDigest.getInstance("SHA-1").digest(text.getBytes(US_ASCII));
+                    return Base64.getEncoder().encodeToString(sha);
+                } catch (NoSuchAlgorithmException impossible) {     // every JDK has it
+                    throw new IllegalStateException(impossible);
+                }
             }
 
             /// An HTTP error in place of it. It repeats nothing that the client has sent.
             static String refuse(int status, String body) {
-                return "HTTP/1.1 " + status + " " + STATUS.get(status) + "\r\nConnection: close"
-                        + (status == 426 ? ", Upgrade" : "") + "\r\nContent-Type: text/plain; "
-                        + "charset=utf-8\r\nContent-Length: " + body.getBytes(UTF_8).length
-                        + "\r\n\r\n" + body;
+                String more = switch (status) {             // what a status demands
+                    case 405 -> "Allow: GET\r\n";
+                    case 426 -> "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n";      // §4.4
+                    default -> "";
+                };
+                return "HTTP/1.1 " + status + " " + reasonPhrase(status) + "\r\nConnection: close"
+                        + (status == 426 ? ", Upgrade" : "") + "\r\n" + more
+                        + "Content-Type: text/plain; charset=utf-8\r\nContent-Length: "
+                        + body.getBytes(UTF_8).length + "\r\n\r\n" + body;
+            }
+
+            private static String reasonPhrase(int status) {
+                return switch (status) {
+                    case 400 -> "Bad Request";
+                    case 403 -> "Forbidden";
+                    case 404 -> "Not Found";
+                    case 405 -> "Method Not Allowed";
+                    case 426 -> "Upgrade Required";
+                    case 431 -> "Request Header Fields Too Large";
+                    case 503 -> "Service Unavailable";
+                    default -> "Internal Server Error";
+                };
+            }
+
+            // -- The client's side (§4.1) --
+
+            private static final SecureRandom RANDOM = new SecureRandom();      // §5.3: strong
+
+            static String newKey() {
+                byte[] key = new byte[16];
+                RANDOM.nextBytes(key);
+                return Base64.getEncoder().encodeToString(key);
+            }
+
+            /// The request that a client sends.
+            static String request(URI uri, String key, boolean deflate, List<String> subprotocols,
+                                  List<String> headers) {
+                String path = uri.getRawPath() == null || uri.getRawPath().isEmpty() ? "/"
+                        : uri.getRawPath();
+                String query = uri.getRawQuery() == null ? "" : "?" + uri.getRawQuery();
+                String port = uri.getPort() < 0 ? "" : ":" + uri.getPort();
+                var lines = new ArrayList<>(List.of("GET " + path + query + " HTTP/1.1",
+                        "Host: " + uri.getHost() + port, "Connection: Upgrade",
+                        "Upgrade: websocket", "Sec-WebSocket-Version: 13",
+                        "Sec-WebSocket-Key: " + key));
+                if (!subprotocols.isEmpty())
+                    lines.add("Sec-WebSocket-Protocol: " + String.join(", ", subprotocols));
+                if (deflate) lines.add("Sec-WebSocket-Extensions: " + WITHOUT_MEMORY);
+                lines.addAll(headers);
+                return String.join("\r\n", lines) + "\r\n\r\n";
+            }
+
+            /// §4.1, the numbered list at its end: what a client checks in the answer.
+            static void checkAnswer(Head answer, String key, boolean deflate,
+                                    List<String> subprotocols) throws Refusal {
+                String[] words = answer.firstLine.split(" ", 3);
+                boolean http = words.length > 1 && words[0].startsWith("HTTP/1.")
+                        && words[1].length() == 3 && isNumber(words[1]);
+                rule(http, 400, "this is not an answer of HTTP: " + answer.firstLine);
+                String where = answer.header("Location");
+                rule(words[1].equals("101"), Integer.parseInt(words[1]), "the server answered "
+                        + answer.firstLine + (where.isEmpty() ? "" : ", Location: " + where));
+                rule(answer.header("Upgrade").equalsIgnoreCase("websocket"), 400,
+                        "the answer has no Upgrade: websocket (§4.1)");
+                rule(answer.has("Connection", "upgrade"), 400,
+                        "the answer has no Connection: Upgrade (§4.1)");
+                rule(answer.header("Sec-WebSocket-Accept").equals(acceptValue(key)), 400,
+                        "the answer has another accept value than the key demands (§4.1)");
+                String protocol = answer.headers.get("Sec-WebSocket-Protocol");
+                rule(protocol == null || subprotocols.contains(protocol), 400,
+                        "the answer has a subprotocol that was not offered (§4.1)");
+                List<String> extensions = answer.list("Sec-WebSocket-Extensions");
+                rule(extensions.isEmpty() || deflate && extensions.size() == 1
+                        && isKeptByServer(extensions.get(0)), 400,
+                        "the answer has an extension that was not offered (§4.1)");
             }
         }
 
-        // ---- Frames (§5.2) --------------------------------------------------------------------
+        // ---- Compression: permessage-deflate (RFC 7692) ---------------------------------------
+        // Nothing is remembered from one message to the next: an idle connection needs no window,
+        // and one compressed message serves everybody.
+
+        static final String WITHOUT_MEMORY = "permessage-deflate; server_no_context_takeover; "
+                + "client_no_context_takeover";
+
+        /// RFC 7692 §7.1: the answer to the first offer that can be kept, or null for none.
+        static String agree(List<String> offers) throws Refusal {
+            String answer = null;
+            for (String offer : offers) {
+                List<String> words = words(offer);
+                if (answer != null || !canKeep(words)) continue;
+                answer = WITHOUT_MEMORY;
+                if (words.contains("server_max_window_bits=15"))
+                    answer += "; server_max_window_bits=15";
+            }
+            return answer;
+        }
+
+        /// `a; b; c="1"` is the list a, b, c=1 (§9.1).
+        private static List<String> words(String extension) throws Refusal {
+            var words = new ArrayList<String>();
+            for (String part : extension.split(";", -1)) {
+                String[] nameAndValue = part.split("=", 2);
+                String name = nameAndValue[0].strip();
+                String value = nameAndValue.length == 1 ? null : nameAndValue[1].strip();
+                if (value != null && value.length() > 1 && value.startsWith("\"")
+                        && value.endsWith("\""))
+                    value = value.substring(1, value.length() - 1).replace("\\", "");
+                rule(isToken(name) && (value == null || isToken(value)), 400,
+                        "no list of extensions (§9.1)");
+                words.add(value == null ? name : name + "=" + value);
+            }
+            return words;
+        }
+
+        /// RFC 7692 §7.1: java.util.zip can't promise a window of less than 15 bits, but reads all.
+        private static boolean canKeep(List<String> words) {
+            if (!words.get(0).equals("permessage-deflate")) return false;
+            var names = new HashSet<String>();
+            for (String word : words.subList(1, words.size())) {
+                boolean known = switch (word) {
+                    case "server_no_context_takeover", "client_no_context_takeover",
+                         "client_max_window_bits", "server_max_window_bits=15" -> true;
+                    default -> isWindow(word, "client_max_window_bits=");
+                };
+                boolean again = !names.add(word.split("=")[0]);     // a second time: not allowed
+                if (!known || again) return false;
+            }
+            return true;
+        }
+
+        private static boolean isWindow(String word, String name) {
+            return word.startsWith(name) && List.of("8", "9", "10", "11", "12", "13", "14", "15")
+                    .contains(word.substring(name.length()));
+        }
+
+        /// RFC 7692 §7.1.1.1: a server that takes our offer has to say that it keeps no memory.
+        private static boolean isKeptByServer(String answer) throws Refusal {
+            List<String> words = words(answer);
+            var names = new HashSet<String>();
+            boolean kept = words.contains("server_no_context_takeover");
+            for (String word : words.subList(1, words.size())) {
+                boolean known = word.endsWith("_no_context_takeover")
+                        || isWindow(word, "server_max_window_bits=");
+                kept &= known && names.add(word.split("=")[0]);
+            }
+            return kept && words.get(0).equals("permessage-deflate");
+        }
+
+        static byte[] deflate(byte[] message) {
+            var deflater = new Deflater(Deflater.BEST_SPEED, true);                 // true: raw
+            byte[] out = new byte[message.length + message.length / 256 + 64];      // is enough
+            deflater.setInput(message);
+            int size = deflater.deflate(out, 0, out.length, Deflater.SYNC_FLUSH);
+            deflater.end();
+            return Arrays.copyOf(out, size - 4);    // RFC 7692 §7.2.1: without 00 00 ff ff
+        }
+
+        /// RFC 7692 §7.2.2: the 00 00 ff ff that the sender left out, and a last block, which shows
+        /// that nothing is missing.
+        private static final byte[] TAIL = {0, 0, -1, -1, 1, 0, 0, -1, -1};
+
+        static byte[] inflate(byte[] message, int length, int limit) throws Refusal {
+            rule(length > 0, 1002, "compressed data is never empty (RFC 7692 §7.2.1)");
+            byte[] input = Arrays.copyOf(message, length + TAIL.length);
+            System.arraycopy(TAIL, 0, input, length, TAIL.length);
+            byte[] chunk = new byte[8192];
+            var inflater = new Inflater(true);
+            var out = new ByteArrayOutputStream(Math.min(2 * length, limit) + 64);
+            inflater.setInput(input);
+            try {
+                while (true) {
+                    int count = inflater.inflate(chunk);
+                    rule(out.size() + count <= limit, 1009, "inflated, it is too long (§10.4)");
+                    out.write(chunk, 0, count);
+                    int rest = inflater.getRemaining();
+                    if (inflater.finished() && rest == 0) return out.toByteArray();
+                    if (inflater.finished()) {      // RFC 7692 §7.2.3.4: there may be last blocks
+                        inflater.reset();
+                        inflater.setInput(input, input.length - rest, rest);
+                    } else rule(count > 0, 1007, "this DEFLATE has no end (RFC 7692 §7.2.2)");
+                }
+            } catch (DataFormatException broken) {
+                throw new Refusal(1007, "this is not DEFLATE (RFC 7692 §7.2.2)");
+            } finally {
+                inflater.end();
+            }
+        }
+
+        /// How long a message can become by being compressed: stored blocks have headers.
+        private static int mostCompressed(int length) {
+            return (int) Math.min(Integer.MAX_VALUE - 64L, length + length / 16L + 64);
+        }
+
+        // ---- A frame's header (§5.2) ----------------------------------------------------------
         // A message is one TEXT or BINARY frame, or several: all but the last have FIN 0, all but
         // the first are CONTINUATIONs. From CLOSE on they are control frames, which are whole and
         // may come between those of a message (§5.4).
 
         static final int CONTINUATION = 0, TEXT = 1, BINARY = 2, CLOSE = 8, PING = 9, PONG = 10;
-        static final Map<Integer, String> OPCODES = Map.of(CONTINUATION, "CONTINUATION",
-                TEXT, "TEXT", BINARY, "BINARY", CLOSE, "CLOSE", PING, "PING", PONG, "PONG");
+
+        /// @return the RFC's name; null if the opcode means nothing
+        static String nameOf(int opcode) {
+            return switch (opcode) {
+                case CONTINUATION -> "CONTINUATION";
+                case TEXT -> "TEXT";
+                case BINARY -> "BINARY";
+                case CLOSE -> "CLOSE";
+                case PING -> "PING";
+                case PONG -> "PONG";
+                default -> null;
+            };
+        }
+
+        /// Whose frames are read: a client masks all of its own, a server none (§5.1).
+        enum Sender { CLIENT, SERVER, ANY }
 
         /// What stands before the payload.
         ///
@@ -443,61 +952,92 @@ public final class Chat implements AutoCloseable {
         ///     |N|V|V|V|       | |S|  127: 8 more| | big-endian     | | MASK is 1      |
         ///     +-+1+2+3+-------+ +K+-------------+ +----------------+ +----------------+
         record Header(boolean fin, int rsv, int opcode, boolean masked, int key, long length) {
-            static final int FIN = 0x80, MASK = 0x80, RSV1 = 0x40, TWO_MORE = 126, EIGHT_MORE = 127;
+            static final int FIN = 0x80, MASK = 0x80, RSV = 0x70, RSV1 = 0x40, OPCODE = 0x0f;
+            static final int LENGTH = 0x7f, TWO_MORE = 126, EIGHT_MORE = 127;
+            static final int LONGEST = 14;          // bytes of a header
 
             /// Reads a header and checks, as early as possible, all that it alone can break.
-            static Header read(DataInputStream in, boolean deflate, boolean mustBeMasked)
-                    throws IOException {
-                int first = in.readUnsignedByte(), second = in.readUnsignedByte();
-                int opcode = first & 0x0f, rsv = first & 0x70, form = second & 0x7f;
-                boolean fin = (first & FIN) != 0, masked = (second & MASK) != 0;
-                rule(OPCODES.containsKey(opcode), 1002, "this opcode means nothing (§5.2)");
+            static Header read(Input in, boolean deflate, Sender sender) throws IOException {
+                int first = in.readByte();
+                int second = in.readByte();
+                boolean fin = (first & FIN) != 0;
+                int rsv = first & RSV;
+                int opcode = first & OPCODE;
+                boolean masked = (second & MASK) != 0;
+                int length7 = second & LENGTH;
+                rule(nameOf(opcode) != null, 1002, "this opcode means nothing (§5.2)");
                 rule(rsv == 0 || rsv == RSV1 && deflate, 1002, "a reserved bit is set (§5.2)");
                 rule(rsv == 0 || opcode == TEXT || opcode == BINARY, 1002,
                         "RSV1 is for a message's first frame (RFC 7692 §6.1)");
-                rule(masked || !mustBeMasked, 1002, "a client must mask its frames (§5.1)");
-                rule(opcode < CLOSE || fin && form < TWO_MORE, 1002,
+                rule(masked || sender != Sender.CLIENT, 1002,
+                        "a client must mask its frames (§5.1)");
+                rule(!masked || sender != Sender.SERVER, 1002,
+                        "a server must not mask its frames (§5.1)");
+                rule(opcode < CLOSE || fin && length7 < TWO_MORE, 1002,
                         "a control frame is whole and has at most 125 bytes (§5.5)");
-                long length = form == TWO_MORE ? in.readUnsignedShort()
-                        : form == EIGHT_MORE ? in.readLong() : form;
+                long length = switch (length7) {
+                    case TWO_MORE -> in.readNumber(2);
+                    case EIGHT_MORE -> in.readNumber(8);
+                    default -> length7;
+                };
                 rule(length >= 0, 1002, "the highest bit of a length is 0 (§5.2)");
-                rule(form == form(length), 1002, "a length has its shortest form (§5.2)");
-                return new Header(fin, rsv, opcode, masked, masked ? in.readInt() : 0, length);
+                rule(length7 == shortest(length), 1002, "a length has its shortest form (§5.2)");
+                int key = masked ? (int) in.readNumber(4) : 0;
+                return new Header(fin, rsv, opcode, masked, key, length);
             }
 
-            private static int form(long length) {
-                return length < TWO_MORE ? (int) length : length < 1 << 16 ? TWO_MORE : EIGHT_MORE;
+            boolean isControl() { return opcode >= CLOSE; }
+
+            /// What the seven bits say of a length.
+            private static int shortest(long length) {
+                if (length < TWO_MORE) return (int) length;
+                return length < 1 << 16 ? TWO_MORE : EIGHT_MORE;
             }
 
-            /// A server's frame on the wire: whole, and not masked (§5.1).
-            static byte[] encode(int opcode, int rsv, byte[] payload) {
-                return new Header(true, rsv, opcode, false, 0, payload.length).encode(payload);
-            }
-
-            byte[] encode(byte[] payload) {
-                int form = form(length), size = form < TWO_MORE ? 2 : form == TWO_MORE ? 4 : 10;
-                var wire = ByteBuffer.allocate(size + (masked ? 4 : 0) + payload.length);
+            /// The header on the wire.
+            byte[] encode() {
+                var wire = ByteBuffer.allocate(LONGEST);
+                int length7 = shortest(length);
                 wire.put((byte) ((fin ? FIN : 0) | rsv | opcode));
-                wire.put((byte) ((masked ? MASK : 0) | form));
-                if (form == TWO_MORE) wire.putShort((short) length);
-                if (form == EIGHT_MORE) wire.putLong(length);
+                wire.put((byte) ((masked ? MASK : 0) | length7));
+                if (length7 == TWO_MORE) wire.putShort((short) length);
+                if (length7 == EIGHT_MORE) wire.putLong(length);
                 if (masked) wire.putInt(key);
-                int start = wire.position();
-                mask(key, 0, wire.put(payload).array(), start, wire.position());
-                return wire.array();
+                return Arrays.copyOf(wire.array(), wire.position());
             }
 
-            /// §5.3: byte i of a payload XOR byte i mod 4 of the key; `done` bytes came before. It
-            /// takes eight at a time; `all` gathers their highest bits.
-            /// @return whether the result is ASCII, and so UTF-8 without a further look
-            static boolean mask(int key, int done, byte[] bytes, int from, int to) {
-                int turned = Integer.rotateLeft(key, 8 * done), i = from;
-                long twice = (long) turned << 32 | turned & 0xffffffffL, all = 0;
+            /// A frame on the wire.
+            byte[] encode(byte[] payload) {
+                byte[] header = encode();
+                byte[] wire = Arrays.copyOf(header, header.length + payload.length);
+                System.arraycopy(payload, 0, wire, header.length, payload.length);
+                if (masked) mask(key, 0, wire, header.length, wire.length);
+                return wire;
+            }
+
+            /// §5.3: each byte of a payload XOR one of the key's four bytes, in turn. To mask
+            /// again is to unmask.
+            /// @param done how many bytes of the payload came before these
+            static void maskPlainly(int key, int done, byte[] bytes, int from, int to) {
+                for (int i = from; i < to; i++) {
+                    int turn = (done + i - from) % 4;
+                    byte ofKey = (byte) (key >>> 24 - 8 * turn);
+                    bytes[i] ^= ofKey;
+                }
+            }
+
+            /// The same, eight bytes at a time.
+            static void mask(int key, int done, byte[] bytes, int from, int to) {
+                int turned = Integer.rotateLeft(key, 8 * (done % 4));   // begins with its turn
+                long twice = (long) turned << 32 | turned & 0xffff_ffffL;
                 var eights = ByteBuffer.wrap(bytes);
-                for (; i + 8 <= to; i += 8)
-                    all |= eights.putLong(i, eights.getLong(i) ^ twice).getLong(i);
-                for (; i < to; i++) all |= bytes[i] ^= (byte) (turned >>> 24 - 8 * (i - from & 3));
-                return (all & 0x8080808080808080L) == 0;
+                int i = from;
+                while (i + 8 <= to) {
+                    long eight = eights.getLong(i);
+                    eights.putLong(i, eight ^ twice);
+                    i += 8;
+                }
+                maskPlainly(turned, 0, bytes, i, to);
             }
         }
 
@@ -509,22 +1049,82 @@ public final class Chat implements AutoCloseable {
                     || code >= 3000 && code < 5000;
         }
 
+        /// The code of a Close with this payload, 1005 if it has none (§7.1.5).
+        static int codeOf(byte[] payload) throws Refusal {
+            rule(payload.length != 1, 1002, "a Close has a code of two bytes or none (§5.5.1)");
+            if (payload.length == 0) return 1005;
+            int code = ByteBuffer.wrap(payload).getChar();
+            rule(isLegal(code), 1002, "a Close can't have this code (§7.4)");
+            checkText(payload, 2, payload.length, true);
+            return code;
+        }
+
         // ---- Messages (§5.6) ------------------------------------------------------------------
 
-        /// What programs exchange. It is encoded once, and compressed once, for all it is sent to:
-        /// the frames. The payload of a text is UTF-8; that of a received one has been checked.
-        record Message(boolean isText, byte[] payload, byte[][] frames) {
-            Message(boolean isText, byte[] payload) { this(isText, payload, new byte[2][]); }
+        /// A frame as it travels. However many wait to get it, its bytes are there once.
+        static final class Frame {
+            final byte[] bytes;
+            private final AtomicInteger waiting = new AtomicInteger();
+
+            Frame(byte[] bytes) { this.bytes = bytes; }
+
+            static Frame of(boolean masked, int opcode, int rsv, byte[] payload) {
+                int key = masked ? Handshake.RANDOM.nextInt() : 0;      // §5.3: new for each frame
+                var header = new Header(true, rsv, opcode, masked, key, payload.length);
+                return new Frame(header.encode(payload));
+            }
+
+            boolean isClose() { return (bytes[0] & Header.OPCODE) == CLOSE; }
+
+            /// Bytes that one peer's queue is charged with.
+            int cost() { return bytes.length + FRAME_COST; }
+
+            /// @return how many bytes of memory it takes that one more waits
+            int hold() { return waiting.getAndIncrement() == 0 ? cost() : FRAME_COST; }
+
+            /// @return how many bytes of memory get free, as one has it
+            int release() { return waiting.decrementAndGet() == 0 ? cost() : FRAME_COST; }
+        }
+
+        /// What programs exchange. It is encoded once, and compressed once, for all it is sent to.
+        /// The payload of a text is UTF-8; that of a received one has been checked.
+        static final class Message {
+            private final boolean isText;
+            private final byte[] payload;
+            private Frame plain, deflated;          // as a server sends it
+
+            Message(boolean isText, byte[] payload) {
+                this.isText = isText;
+                this.payload = payload;
+            }
+
             static Message text(String text) { return new Message(true, text.getBytes(UTF_8)); }
+            boolean isText() { return isText; }
+            byte[] payload() { return payload; }
             String text() { return new String(payload, UTF_8); }
 
-            private synchronized byte[] frame(boolean deflate) {
+            private Frame frame(boolean deflate, boolean masked) {
+                return masked ? encode(deflate, true) : shared(deflate);
+            }
+
+            private synchronized Frame shared(boolean deflate) {
+                if (!deflate || payload.length < DEFLATE_FROM) {
+                    if (plain == null) plain = encode(false, false);
+                    return plain;
+                }
+                if (deflated == null) deflated = encode(true, false);
+                return deflated;
+            }
+
+            /// Compressed if that makes it shorter.
+            private Frame encode(boolean deflate, boolean masked) {
                 int opcode = isText ? TEXT : BINARY;
-                if (frames[0] == null) frames[0] = Header.encode(opcode, 0, payload);
-                if (!deflate || payload.length < DEFLATE_FROM) return frames[0];
-                if (frames[1] == null)
-                    frames[1] = Header.encode(opcode, Header.RSV1, deflate(payload));
-                return frames[1].length < frames[0].length ? frames[1] : frames[0];
+                if (deflate && payload.length >= DEFLATE_FROM) {
+                    byte[] shorter = WebSocket.deflate(payload);
+                    if (shorter.length < payload.length)
+                        return Frame.of(masked, opcode, Header.RSV1, shorter);
+                }
+                return Frame.of(masked, opcode, 0, payload);
             }
         }
 
@@ -538,63 +1138,195 @@ public final class Chat implements AutoCloseable {
             return rest.position();
         }
 
-        // ---- Compression: permessage-deflate (in this part § is of RFC 7692) -------------------
-        // Nothing is remembered from one message to the next: an idle connection needs no window,
-        // and one compressed message serves everybody.
-
-        static final Pattern OFFER = Pattern.compile(       // T: token; *+ never goes back, or deep
-                "T(\\s*;\\s*T(\\s*=\\s*(T|\"[!-~&&[^\"]]+\"))?)*+".replace("T", Handshake.TOKEN));
-        /// §7.1.2: java.util.zip can't promise a window of less than 15 bits, but reads all sizes.
-        static final Pattern KEPT = Pattern.compile("permessage-deflate(;server_max_window_bits=15"
-                + "|;client_max_window_bits(=([89]|1[0-5]))?"
-                + "|;(client|server)_no_context_takeover)*+");
-
-        /// §7.1: the answer to the first offer that can be kept, or null for no compression.
-        static String agree(List<String> offers) throws Refusal {
-            for (String offer : offers)
-                rule(OFFER.matcher(offer).matches(), 400, "no list of extensions (§9.1)");
-            for (String offer : offers) {
-                String plain = offer.replaceAll("[\\s\"\\\\]", "");
-                List<String> names = List.of(plain.replaceAll("=[^;]*", "").split(";"));
-                if (KEPT.matcher(plain).matches() && names.size() == new HashSet<>(names).size())
-                    return "permessage-deflate; server_no_context_takeover; "
-                            + "client_no_context_takeover"
-                            + (plain.contains("server_max") ? "; server_max_window_bits=15" : "");
+        /// ASCII is UTF-8 without a further look. Eight bytes at a time: all have the highest bit 0.
+        private static boolean isAscii(byte[] bytes, int from, int to) {
+            var eights = ByteBuffer.wrap(bytes);
+            long all = 0;
+            int i = from;
+            while (i + 8 <= to) {
+                all |= eights.getLong(i);
+                i += 8;
             }
-            return null;
+            while (i < to) {
+                all |= bytes[i];
+                i++;
+            }
+            return (all & 0x8080_8080_8080_8080L) == 0;
         }
 
-        static byte[] deflate(byte[] message) {
-            var deflater = new Deflater(Deflater.BEST_SPEED, true);                 // true: raw
-            byte[] out = new byte[message.length + message.length / 256 + 64];      // is enough
-            deflater.setInput(message);
-            int size = deflater.deflate(out, 0, out.length, Deflater.SYNC_FLUSH);
-            deflater.end();
-            return Arrays.copyOf(out, size - 4);        // §7.2.1: without what ends each flush
-        }
+        /// A frame that has come, for who shows what travels.
+        /// @param fragment its place in the message, from 1
+        /// @param inflated the message, if this was the last frame of a compressed one; else null
+        /// @param compressedSize bytes that came of the message, so far
+        record Seen(Header header, byte[] payload, int fragment, boolean compressed,
+                    int compressedSize, byte[] inflated) { }
 
-        static byte[] inflate(byte[] message, int limit) throws Refusal {
-            rule(message.length > 0, 1002, "compressed data is never empty (RFC 7692 §7.2.1)");
-            byte[] input = Arrays.copyOf(message, message.length + 4), chunk = new byte[8192];
-            Arrays.fill(input, message.length + 2, input.length, (byte) 0xff);  // §7.2.2: 0 0 ff ff
-            var inflater = new Inflater(true);
-            var out = new ByteArrayOutputStream(2 * input.length);
-            try {
-                for (int rest = input.length; rest > 0; rest = inflater.getRemaining()) {
-                    inflater.reset();               // after a block marked as the last: §7.2.3.4
-                    inflater.setInput(input, input.length - rest, rest);
-                    for (int got; (got = inflater.inflate(chunk)) > 0; out.write(chunk, 0, got))
-                        rule(out.size() + got <= limit, 1009, "inflated, it is too long");
+        /// Reads frames and joins them to messages. It needs no socket: any bytes will do.
+        static final class Reader {
+            private static final byte[] NOTHING = {};
+
+            private final Input in;
+            private final Sender sender;
+            private final boolean deflate;          // whether compression was agreed on
+            private final int maxMessage;
+            private final Memory memory;
+            private final Consumer<Seen> show;      // or null
+            private Header header;                  // of the frame that is being read
+            // The message that is coming:
+            private int opcode;
+            private boolean compressed;
+            private int fragments;                  // 0: there is none
+            private byte[] payload = NOTHING;
+            private int length;                     // bytes of it that have come
+            private int checked;                    // bytes of these that are known to be UTF-8
+            private final AtomicLong reserved = new AtomicLong();           // bytes, in memory
+            /// When a frame ended, or one kilobyte of it came: so a frame has an end in time.
+            private volatile long heard = System.nanoTime();
+
+            Reader(Input in, Sender sender, boolean deflate, int maxMessage, Memory memory,
+                   Consumer<Seen> show) {
+                this.in = in;
+                this.sender = sender;
+                this.deflate = deflate;
+                this.maxMessage = maxMessage;
+                this.memory = memory;
+                this.show = show;
+            }
+
+            /// Waits for a frame. The message before is not needed any more.
+            Header readHeader() throws IOException {
+                if (fragments == 0) forget();
+                header = null;
+                in.mark();
+                header = Header.read(in, deflate, sender);
+                heard = System.nanoTime();
+                return header;
+            }
+
+            /// The payload of a control frame: at most 125 bytes (§5.5).
+            byte[] readControl() throws IOException {
+                byte[] bytes = new byte[(int) header.length];
+                int done = 0;
+                while (done < bytes.length) done += in.read(bytes, done, bytes.length - done);
+                if (header.masked) Header.mask(header.key, 0, bytes, 0, bytes.length);
+                heard = System.nanoTime();
+                if (show != null) show.accept(new Seen(header, bytes, 0, false, 0, null));
+                return bytes;
+            }
+
+            /// Joins a data frame to the message that is coming (§5.4).
+            /// @return the message if this was its last frame, else null
+            Message readData() throws IOException {
+                int start = length;
+                byte[] whole = null;
+                try {
+                    begin();
+                    readPayload((int) header.length);
+                    if (header.fin) whole = finish();
+                } finally {
+                    if (show != null) show(start, compressed ? whole : null);
                 }
-                return out.toByteArray();
-            } catch (DataFormatException broken) {
-                throw new Refusal(1007, "this is not DEFLATE (RFC 7692 §7.2.2)");
-            } finally { inflater.end(); }
+                if (whole == null) return null;
+                payload = NOTHING;
+                length = 0;
+                checked = 0;
+                fragments = 0;
+                return new Message(opcode == TEXT, whole);
+            }
+
+            private void show(int start, byte[] inflated) {
+                byte[] arrived = Arrays.copyOfRange(payload, start, length);
+                show.accept(new Seen(header, arrived, fragments, compressed, length, inflated));
+            }
+
+            private void begin() throws Refusal {
+                boolean first = header.opcode != CONTINUATION;
+                rule(first || fragments > 0, 1002, "there is no message to continue (§5.4)");
+                rule(!first || fragments == 0, 1002, "the message before has not ended (§5.4)");
+                if (first) {
+                    opcode = header.opcode;
+                    compressed = header.rsv != 0;
+                }
+                fragments++;
+                int most = compressed ? mostCompressed(maxMessage) : maxMessage;
+                rule(header.length <= most - length, 1009, "too long (§10.4)");
+                rule(header.length > 0 || fragments <= MAX_FRAGMENTS, 1008,
+                        "too many fragments (§10.4)");
+            }
+
+            /// Checks text while it comes, so that a bad byte ends it at once.
+            private void readPayload(int size) throws IOException {
+                int done = 0;
+                int piece = 0;                      // bytes since progress was last seen
+                while (done < size) {
+                    int from = length;
+                    makeRoom(size - done);
+                    int most = Math.min(size - done, payload.length - length);
+                    int count = in.read(payload, length, most);
+                    if (header.masked) Header.mask(header.key, done, payload, from, from + count);
+                    length += count;
+                    done += count;
+                    piece += count;
+                    if (piece >= LEAST_PIECE) {
+                        heard = System.nanoTime();
+                        piece = 0;
+                    }
+                    if (opcode == TEXT && !compressed) checkArrived(from);
+                }
+                heard = System.nanoTime();
+            }
+
+            /// No length is trusted: the array grows with what has come, by at least its half,
+            /// so that all copying together is linear.
+            private void makeRoom(int rest) {
+                if (length < payload.length) return;
+                int step = Math.max(length, LEAST_PIECE);
+                if (header.fin) step = Math.min(step, rest);
+                reserve(step);
+                payload = Arrays.copyOf(payload, length + step);
+            }
+
+            private void checkArrived(int from) throws Refusal {
+                boolean plain = checked == from && isAscii(payload, from, length);
+                checked = plain ? length : checkText(payload, checked, length, false);
+            }
+
+            private byte[] finish() throws Refusal {
+                byte[] whole;
+                if (compressed) {
+                    whole = inflate(payload, length, maxMessage);
+                    reserve(whole.length);
+                } else whole = length == payload.length ? payload : Arrays.copyOf(payload, length);
+                if (opcode == TEXT && checked < whole.length)
+                    checkText(whole, checked, whole.length, true);
+                return whole;
+            }
+
+            private void reserve(int bytes) {
+                reserved.addAndGet(bytes);
+                memory.count(bytes);
+                memory.enforce();
+            }
+
+            private void forget() {
+                if (reserved.get() > 0) memory.count(-reserved.getAndSet(0));
+            }
+
+            /// What has come of a header that could not be read; nothing if it was read.
+            byte[] culprit() { return header == null ? in.sinceMark() : NOTHING; }
         }
 
         // ---- The connection -------------------------------------------------------------------
 
         /// As a browser's readyState.
+        ///
+        ///     CONNECTING ── open(), connect() ──> OPEN ── sendClose() ──> CLOSING ──┐
+        ///         │                                 │                               │
+        ///         │                                 └── the peer's Close, a broken    │
+        ///         └── refused, cutOff() ──┐             rule, lost, cutOff() ──┐    │
+        ///                                 v                                    v    v
+        ///                               CLOSED: nothing is sent or received any more; hangUp()
+        ///                                       ends TCP
         enum State { CONNECTING, OPEN, CLOSING, CLOSED }
 
         /// Decides about a handshake: refuses with an HTTP status, or names subprotocols it knows.
@@ -605,179 +1337,206 @@ public final class Chat implements AutoCloseable {
 
         private static final AtomicLong COUNT = new AtomicLong();
         private static final Set<WebSocket> LIVE = ConcurrentHashMap.newKeySet();
-        static { Thread.startVirtualThread(WebSocket::watch); }
-        private final Socket socket;                    // null: there are only bytes to explain
-        private final Settings settings;
-        private final Outbox outbox = new Outbox();     // also the lock of state
-        private Socket channel;                         // the socket, or TLS over it
-        private DataInputStream in;
-        private OutputStream out;
-        private Thread owner;
-        private long number;
-        private String path, protocol, closeReason = "";
-        private int closeCode = 1006;
-        private boolean deflating, pinged, compressed;
-        private volatile State state = State.CONNECTING;
-        private volatile long heard = System.nanoTime(), deadline = heard + seconds(HANDSHAKE_TIME);
-        // The message that is coming: how many fragments of it (0: there is none), its opcode, how
-        // many bytes, how many of these are checked, and the bytes.
-        private int fragments, opcode, gathered, checked;
-        private byte[] message = {};
 
-        WebSocket(Socket socket, Settings settings) {
-            this.socket = channel = socket;
+        private final long number = COUNT.incrementAndGet();        // in log and trace
+        private final Socket socket;
+        private final Settings settings;
+        private final Sender peer;                      // CLIENT in a server, SERVER in a client
+        private final Outbox outbox = new Outbox();     // its lock guards state
+        private Socket channel;                         // the socket, or TLS over it
+        private Input in;
+        private OutputStream out;
+        private Reader reader;
+        private volatile Thread receiver;               // the thread that receives
+        private String path, protocol, closeReason = "";
+        private int closeCode = 1006;                   // §7.1.5: until a Close comes
+        private boolean deflating;
+        private boolean pinged;                         // since something was heard
+        private volatile Refusal givenUp;               // why the watcher or another refuses it
+        private volatile State state = State.CONNECTING;
+        /// When the handshake, or later the end of TCP, is due.
+        private volatile long deadline = System.nanoTime() + seconds(HANDSHAKE_TIME);
+
+        WebSocket(Socket socket, Settings settings) { this(socket, settings, Sender.CLIENT); }
+
+        private WebSocket(Socket socket, Settings settings, Sender peer) {
+            this.socket = socket;
             this.settings = settings;
+            this.peer = peer;
+            channel = socket;
         }
 
         // ---- Bytes out ------------------------------------------------------------------------
 
-        /// Frames on their way to one socket. Others' threads never wait: a virtual one writes all
+        /// Frames on their way to one peer. Others' threads never wait: a virtual one writes all
         /// that has piled up, and ends. Who lets too much pile up is cut off: to wait would hold up
         /// others, to leave a message out would be a lie.
         private final class Outbox {
-            private List<byte[]> waiting = List.of();
-            private long batch;                         // bytes that are being written
-            private volatile long unwritten;            // bytes, with those that are being written
-            private volatile long progress;             // ns: when it last began to write
-            private volatile Thread sleeper;            // in await()
+            private Deque<Frame> waiting = new ArrayDeque<>(1);
+            private Frame pong;                     // the answer to the latest ping, if it waits
+            private boolean writing;                // a thread is writing, or will: never two
+            private long queued;                    // bytes that wait
+            private long left;                      // bytes of the batch that is being written
+            private volatile long unwritten;        // bytes: both together
+            private volatile long progress;         // ns: when some bytes were last written
+            private volatile Thread sleeper;        // waits in await()
 
-            /// @param mayWait whether the connection's own thread may write it itself
-            boolean add(byte[] frame, boolean mayWait) {
-                boolean full, idle;
+            /// @param mayWriteHere whether the thread that receives may write it itself
+            /// @return false if nothing can be sent any more
+            boolean add(Frame frame, boolean mayWriteHere) {
+                boolean full;
+                boolean starts = false;
                 synchronized (this) {
                     if (state != State.OPEN) return false;
-                    idle = unwritten == 0;
-                    if (idle) progress = System.nanoTime();
                     full = unwritten > settings.maxQueue;
-                    if (full || (frame[0] & 0x0f) == CLOSE) state = State.CLOSING;      // §5.5.1
-                    unwritten += frame.length;
-                    if (waiting.isEmpty()) waiting = new ArrayList<>(4);
-                    waiting.add(frame);
+                    if (!full) starts = enqueue(frame);
                 }
-                if (full) cutOff("reads too slowly: " + unwritten + " bytes wait");
-                // Unless more input waits: the answers to all of it can share one system call.
-                else if (idle && mayWait && Thread.currentThread() == owner && !inputWaits()) run();
-                else if (idle) Thread.startVirtualThread(this::run);
-                return !full;
+                if (full) {
+                    cutOff("reads too slowly: " + unwritten + " bytes wait");
+                    return false;
+                }
+                settings.memory.enforce();
+                if (starts) startWriting(mayWriteHere);
+                return true;
             }
 
-            private void run() {
+            /// §5.5.3: of several pings only the latest needs its pong. Who lets more than some
+            /// pongs pile up gets that one; so nobody has to wait because of pings.
+            void answerPing(Frame answer) {
+                boolean starts = false;
+                synchronized (this) {
+                    if (state != State.OPEN) return;
+                    if (unwritten > PONG_BACKLOG) pong = answer;
+                    else starts = enqueue(answer);
+                }
+                if (starts) startWriting(true);
+            }
+
+            /// @return whether somebody has to start writing
+            private boolean enqueue(Frame frame) {
+                if (frame.isClose()) state = State.CLOSING;                             // §5.5.1
+                if (unwritten == 0) progress = System.nanoTime();
+                waiting.add(frame);
+                queued += frame.cost();
+                unwritten = queued + left;
+                settings.memory.count(frame.hold());
+                boolean starts = !writing;
+                writing = true;
+                return starts;
+            }
+
+            /// The thread that receives writes itself, which is quickest, unless more input waits:
+            /// the answers to all of it can share one system call.
+            private void startWriting(boolean mayWriteHere) {
+                boolean here = mayWriteHere && Thread.currentThread() == receiver && in.isEmpty();
+                boolean more = !here || writeBatch();
+                if (more) Thread.startVirtualThread(this::writeAll);
+            }
+
+            private void writeAll() {
+                boolean more = true;
+                while (more) more = writeBatch();
+            }
+
+            /// @return whether more has piled up meanwhile
+            private boolean writeBatch() {
+                List<Frame> batch = take();
                 try {
-                    for (List<byte[]> frames; !(frames = take()).isEmpty(); ) {
-                        var stream = frames.size() == 1 ? out   // one system call for all
-                                : new BufferedOutputStream(out, Math.clamp(batch, 1, 1 << 16));
-                        if (settings.trace != null)
-                            frames.forEach(frame -> trace("out", () -> explain(frame)));
-                        for (byte[] frame : frames) stream.write(frame);
-                        stream.flush();
-                    }
-                } catch (IOException lost) { cutOff(null); }
+                    if (settings.wire != null)
+                        for (Frame frame : batch) settings.wire.sent(number, frame.bytes);
+                    if (batch.size() == 1) writeInPieces(batch.get(0).bytes);
+                    else writeTogether(batch);
+                } catch (IOException lost) {
+                    cutOff(null);
+                } catch (Throwable bug) {
+                    cutOff(bug.toString());
+                }
+                return settle(batch);
             }
 
-            /// The batch before has been written. @return the next one
-            private synchronized List<byte[]> take() {
-                unwritten -= batch;
-                batch = unwritten;
+            /// What is written next: many short frames, or one long one.
+            private synchronized List<Frame> take() {
+                var batch = new ArrayList<Frame>(Math.min(waiting.size() + 1, PIECE / FRAME_COST));
+                left = 0;
+                while (!waiting.isEmpty() && (left == 0 || left + waiting.peek().cost() <= PIECE)) {
+                    Frame frame = waiting.remove();
+                    batch.add(frame);
+                    left += frame.cost();
+                }
+                queued -= left;
+                if (waiting.isEmpty()) waiting = new ArrayDeque<>(1);   // give its memory back
+                if (pong != null && left < PIECE) {
+                    batch.add(pong);
+                    left += pong.cost();
+                    settings.memory.count(pong.hold());
+                    pong = null;
+                }
+                unwritten = queued + left;
+                return batch;
+            }
+
+            /// A long frame: after each piece it can be seen that the peer reads.
+            private void writeInPieces(byte[] frame) throws IOException {
+                int done = 0;
+                while (done < frame.length) {
+                    int count = Math.min(frame.length - done, PIECE);
+                    out.write(frame, done, count);
+                    done += count;
+                    written(count);
+                }
+            }
+
+            /// Short frames: they share one system call.
+            private void writeTogether(List<Frame> frames) throws IOException {
+                int length = 0;
+                for (Frame frame : frames) length += frame.bytes.length;
+                var together = ByteBuffer.allocate(length);
+                for (Frame frame : frames) together.put(frame.bytes);
+                out.write(together.array());
+                written(length);
+            }
+
+            private synchronized void written(int bytes) {
                 progress = System.nanoTime();
+                left -= bytes;
+                unwritten = queued + left;
                 LockSupport.unpark(sleeper);
-                List<byte[]> frames = waiting;
-                waiting = List.of();
-                return frames;
+            }
+
+            /// The batch is written, or lost. @return whether there is more to write
+            private synchronized boolean settle(List<Frame> batch) {
+                for (Frame frame : batch) settings.memory.count(-frame.release());
+                left = 0;
+                unwritten = queued;
+                LockSupport.unpark(sleeper);
+                writing = !waiting.isEmpty() || pong != null;
+                return writing;
             }
 
             synchronized void giveUp() {
-                if (state != State.CLOSED) state = State.CLOSING;
-                unwritten = batch = 0;
-                waiting = List.of();
+                state = State.CLOSED;
+                for (Frame frame : waiting) settings.memory.count(-frame.release());
+                waiting = new ArrayDeque<>(1);
+                pong = null;
+                queued = 0;
+                unwritten = left;
                 LockSupport.unpark(sleeper);
             }
 
             /// Waits until at most `most` bytes are unwritten: who doesn't read isn't read from.
+            /// It ends, since the watcher cuts off who takes nothing.
             void await(long most) {
+                if (unwritten <= most) return;
+                boolean interrupted = false;
                 sleeper = Thread.currentThread();
-                while (unwritten > most) LockSupport.park(this);
+                while (unwritten > most) {
+                    LockSupport.park(this);
+                    if (Thread.interrupted()) interrupted = true;
+                }
                 sleeper = null;
+                if (interrupted) Thread.currentThread().interrupt();
             }
         }
-
-        // ---- What travels, explained ----------------------------------------------------------
-
-        /// Whether stderr is a terminal. (JDK 22 to 24 always claim to have a console.)
-        static final boolean COLOUR = System.console() != null && System.getenv("NO_COLOR") == null
-                && !new File("/dev/stderr").isFile()
-                && !List.of(22, 23, 24).contains(Runtime.version().feature());
-
-        static String coloured(String traced) {
-            return !COLOUR ? traced : traced.replaceAll("(?m)^\\S.*$", "\033[1m$0\033[0m")
-                    .replaceAll("(?m)^    [0-9a-f]{2} .{20}", "\033[36m$0\033[0m");
-        }
-
-        /// A title, then a row for each field of a frame: its bytes, its name and what it means.
-        private String explain(Header header, byte[] payload, byte[] inflated) {
-            byte[] wire = header.encode(payload);
-            int opcode = header.opcode, payloadAt = wire.length - payload.length;
-            int keyAt = header.masked ? payloadAt - 4 : payloadAt, more = keyAt - 2;
-            String name = OPCODES.get(opcode), role = opcode == CLOSE ? " (§5.5.1)"
-                    : opcode == PING ? ", wants a PONG (§5.5.2)" : opcode == PONG ? " (§5.5.3)"
-                    : !header.fin ? ", fragment " + fragments + ", more to come (§5.4)"
-                    : fragments == 1 ? ", a whole message (§5.6)"
-                    : ", the last of " + fragments + " fragments (§5.4)";
-            String text = name + " frame, " + header.length
-                    + (header.length == 1 ? " byte" : " bytes")
-                    + row(wire, 0, 1, "FIN=%d RSV=%d00 opcode=%d".formatted(header.fin ? 1 : 0,
-                    header.rsv / Header.RSV1, opcode), name + role)
-                    + row(wire, 1, 2, "MASK=" + (wire[1] >> 7 & 1) + " length=" + (wire[1] & 127),
-                    more == 0 ? "the length itself (§5.2)" : "so " + more + " more bytes (§5.2)");
-            if (more > 0) text += row(wire, 2, keyAt, "length=" + header.length, "(§5.2)");
-            if (header.masked)
-                text += row(wire, keyAt, payloadAt, "masking key", "always new (§5.3)")
-                        + row(wire, payloadAt, wire.length, "payload, masked", "");
-            text += row(payload, 0, payload.length, "payload", compressed && opcode < CLOSE
-                    ? "compressed (RFC 7692 §7.2)" : meaning(opcode, payload));
-            int size = inflated == null ? 0 : inflated.length;
-            return inflated == null ? text : text + row(inflated, 0, size, "inflated to " + size,
-                    "saves " + (size - gathered) + ": " + meaning(TEXT, inflated));
-        }
-
-        /// Up to eight bytes, of more the first four and the last three; their name and meaning.
-        private static String row(byte[] bytes, int from, int to, String name, String meaning) {
-            HexFormat hex = HexFormat.ofDelimiter(" ");
-            String shown = from == to ? "-" : to - from <= 8 ? hex.formatHex(bytes, from, to)
-                    : hex.formatHex(bytes, from, from + 4) + " … "
-                    + hex.formatHex(bytes, to - 3, to);
-            return "\n    %-23s  %-25s %s".formatted(shown, name, meaning).stripTrailing();
-        }
-
-        private static String meaning(int opcode, byte[] payload) {
-            int skip = opcode == CLOSE && payload.length > 1 ? 2 : 0;
-            String text = new String(payload, skip, payload.length - skip, UTF_8);
-            return (skip == 0 ? "" : (int) ByteBuffer.wrap(payload).getChar() + " (§7.4) ")
-                    + (text.contains("\ufffd") ? "" : '"' + elide(printable(text), 36) + '"');
-        }
-
-        /// Explains frames of either direction, until one of them breaks a rule.
-        static String explain(byte[] frames) {
-            var text = new StringJoiner("\n");
-            var webSocket = new WebSocket(null,
-                    new Settings(1 << 30, 0, true, null, "", text::add, line -> { }));
-            webSocket.in = new DataInputStream(new ByteArrayInputStream(frames));
-            webSocket.deflating = true;
-            webSocket.state = State.CLOSING;            // so it reads to the end, and says nothing
-            try { webSocket.receive(); } catch (Refusal explained) { }
-            return text.toString().replaceFirst("\n?the end, without a Close \\(§7.1.5\\)$", "");
-        }
-
-        static String elide(String text, int most) {
-            return text.replaceAll("(?dm)^(.{" + (most - 1) + "})..+", "$1…");
-        }
-
-        /// For a terminal: what could break a line or steer it, like ESC, becomes a number.
-        static String printable(String text) {
-            return Pattern.compile("[\\p{C}\\p{Zl}\\p{Zp}]").matcher(text).replaceAll(
-                    unsafe -> "\\\\u{%x}".formatted(unsafe.group().codePointAt(0)));
-        }
-
-        static String now() { return "%tT.%<tL".formatted(System.currentTimeMillis()); }
 
         // ---- The life of a connection ---------------------------------------------------------
 
@@ -785,176 +1544,226 @@ public final class Chat implements AutoCloseable {
         /// connect: they would act in the name of whoever looks at them (§10.2).
         static void serve(Socket socket, Handler handler) {
             new WebSocket(socket, Settings.DEFAULT).serve(handshake -> {
-                String origin = handshake.headers.get("Origin"), host = handshake.host();
-                rule(origin == null || origin.matches("https?://\\Q" + host + "\\E(:\\d+)?"), 403,
-                        "a page of another host (§10.2)");
+                String origin = handshake.headers.get("Origin");
+                rule(origin == null || isOfHost(origin, handshake.host()), 403,
+                        "a page of another host, or of none like a file, may not connect (§10.2)");
                 return List.of();
             }, handler);
         }
 
+        /// Whether it is the origin of a page at any port of this host.
+        private static boolean isOfHost(String origin, String host) {
+            int start = origin.indexOf("://") + 3;
+            boolean http = origin.startsWith("http://") || origin.startsWith("https://");
+            return http && host.equals(Handshake.hostName(origin.substring(start)));
+        }
+
         void serve(Welcome welcome, Handler handler) {
-            owner = Thread.currentThread();
-            number = COUNT.incrementAndGet();
+            begin();
             try {
-                LIVE.add(this);
                 open(welcome);
                 handler.handle(this);
                 close(1000, "");
-                receive();                              // until our Close has its answer
+                while (receive() != null) continue;     // until our Close has its answer
             } catch (Refusal refusal) {
-                fail(refusal, "");
-            } catch (Throwable bug) {                   // or the peer has gone: an IOException
-                if (!(bug instanceof EOFException)) log("" + bug);
-                int code = state == State.CONNECTING ? 500 : 1011;
-                if (state == State.OPEN || !(bug instanceof IOException))
-                    fail(new Refusal(code, "the server has a problem (§7.4.1)"), "");
+                fail(refusal);
+            } catch (EOFException gone) {               // before it said all
+                cutOff(null);
+            } catch (IOException lost) {                // the socket's, or the handler's
+                log(lost.toString());
+                if (state == State.OPEN) fail(new Refusal(1011, PROBLEM));
+            } catch (Throwable bug) {
+                log(bug.toString());
+                fail(new Refusal(state == State.CONNECTING ? 500 : 1011, PROBLEM));
             } finally {
                 hangUp();
-                LIVE.remove(this);
             }
         }
 
-        private void open(Welcome welcome) throws IOException, GeneralSecurityException {
-            socket.setTcpNoDelay(true);
+        private static final String PROBLEM = "the server has a problem (§7.4.1)";
+
+        private void begin() {
+            LIVE.add(this);
+            settings.memory.holders.add(holder);
+            receiver = Thread.currentThread();
+        }
+
+        private void open(Welcome welcome) throws IOException {
             if (settings.tls != null)                   // §4.2.2: TLS first; null: as its server
                 channel = settings.tls.getSocketFactory().createSocket(socket, null, true);
-            in = new DataInputStream(new BufferedInputStream(channel.getInputStream(), INPUT));
-            out = channel.getOutputStream();
-            Handshake handshake = Handshake.read(in, text ->
-                    trace("in", () -> "the opening handshake (§4.1)" + indented(text)));
+            connectStreams();
+            Handshake handshake = Handshake.read(in, text -> show(true, text));
             path = handshake.path();
             protocol = handshake.choose(welcome.of(handshake));
             String extensions = agree(handshake.list("Sec-WebSocket-Extensions"));
             deflating = settings.deflate && extensions != null;
-            synchronized (outbox) {                     // close() must not come in between
-                answer(handshake.accept(protocol, deflating ? extensions : null));
+            write(handshake.accept(protocol, deflating ? extensions : null));
+            becomeOpen();
+        }
+
+        private void connectStreams() throws IOException {
+            socket.setTcpNoDelay(true);
+            socket.setSendBufferSize(SEND_BUFFER);
+            in = new Input(channel.getInputStream());
+            out = channel.getOutputStream();
+        }
+
+        private void becomeOpen() throws IOException {
+            Consumer<Seen> show = null;
+            if (settings.wire != null) show = frame -> settings.wire.received(number, frame);
+            reader = new Reader(in, peer, deflating, settings.maxMessage, settings.memory, show);
+            synchronized (outbox) {
+                if (state == State.CLOSED) throw new EOFException();    // cut off meanwhile
                 state = State.OPEN;
             }
         }
 
-        private void answer(String text) throws IOException {
-            trace("out", () -> "the answer (§4.2.2)" + indented(text));
-            out.write(text.getBytes(UTF_8));
+        /// The head of a request or of an answer.
+        private void write(String head) throws IOException {
+            show(false, head);
+            out.write(head.getBytes(UTF_8));
+        }
+
+        private void show(boolean incoming, String head) {
+            if (settings.wire != null) settings.wire.head(number, incoming, head);
+        }
+
+        /// Connects as a client (§4.1), within the time for a handshake.
+        /// @param uri ws://host[:port][/path][?query], or wss: then the host's name is verified
+        /// @throws Refusal with the HTTP status, if the server answers anything but 101
+        /// @throws IOException if it can't be reached
+        static WebSocket connect(URI uri, String... subprotocols) throws IOException {
+            return connect(uri, Settings.DEFAULT, List.of(), subprotocols);
+        }
+
+        /// @param headers lines of the request, like `Origin: https://chat.example`
+        static WebSocket connect(URI uri, Settings settings, List<String> headers,
+                                 String... subprotocols) throws IOException {
+            var webSocket = new WebSocket(new Socket(), settings, Sender.SERVER);
+            webSocket.begin();
+            try {
+                webSocket.ask(uri, headers, List.of(subprotocols));
+                return webSocket;
+            } catch (IOException | RuntimeException failure) {
+                webSocket.cutOff(null);
+                webSocket.forgetAll();
+                throw failure;
+            }
+        }
+
+        private void ask(URI uri, List<String> headers, List<String> subprotocols)
+                throws IOException {
+            String scheme = String.valueOf(uri.getScheme()).toLowerCase(Locale.ROOT);
+            boolean secure = scheme.equals("wss");
+            if (!secure && !scheme.equals("ws") || uri.getHost() == null)
+                throw new IllegalArgumentException("not ws://HOST or wss://HOST: " + uri);
+            int port = uri.getPort() < 0 ? secure ? 443 : 80 : uri.getPort();
+            try {
+                socket.connect(new InetSocketAddress(uri.getHost(), port), HANDSHAKE_TIME * 1000);
+                if (secure) channel = secured(uri.getHost(), port);
+                connectStreams();
+                String key = Handshake.newKey();
+                write(Handshake.request(uri, key, settings.deflate, subprotocols, headers));
+                Head answer = Head.read(in, text -> show(true, text));
+                Handshake.checkAnswer(answer, key, settings.deflate, subprotocols);
+                path = uri.getRawPath();
+                protocol = answer.headers.get("Sec-WebSocket-Protocol");
+                deflating = answer.headers.containsKey("Sec-WebSocket-Extensions");
+                becomeOpen();
+            } catch (EOFException noAnswer) {
+                throw new EOFException("no whole answer to the handshake within "
+                        + HANDSHAKE_TIME + " s");
+            }
+        }
+
+        private Socket secured(String host, int port) throws IOException {
+            SSLSocketFactory factory = settings.tls == null
+                    ? (SSLSocketFactory) SSLSocketFactory.getDefault()
+                    : settings.tls.getSocketFactory();
+            var tls = (SSLSocket) factory.createSocket(socket, host, port, true);
+            SSLParameters parameters = tls.getSSLParameters();
+            parameters.setEndpointIdentificationAlgorithm("HTTPS");     // verifies the host's name
+            tls.setSSLParameters(parameters);
+            return tls;
         }
 
         /// Waits for the next message, and answers pings and a Close meanwhile.
         /// @return null when the connection has ended: closeCode() tells how
         Message receive() throws Refusal {
-            Header header = null;                       // while it is being read
+            receiver = Thread.currentThread();
             try {
-                for (; state != State.CLOSED; header = null) {
+                while (state != State.CLOSED) {
                     outbox.await(settings.maxQueue / 2);
-                    in.mark(10);                        // to show a header that is refused
-                    header = Header.read(in, deflating, socket != null);
-                    heard = System.nanoTime();
-                    if (header.opcode >= CLOSE) control(header);
-                    else if (data(header) instanceof Message whole && state == State.OPEN)
-                        return whole;                   // but after our Close nothing counts: §1.4
+                    Header header = reader.readHeader();
+                    if (header.isControl()) control(header.opcode, reader.readControl());
+                    else if (reader.readData() instanceof Message message && state == State.OPEN)
+                        return message;                 // but after our Close nothing counts: §1.4
                 }
             } catch (Refusal refusal) {
-                fail(refusal, header == null ? culprit("the culprit") : "");
+                fail(refusal);
                 throw refusal;
             } catch (IOException lost) {
-                trace("", () -> "the end, without a Close (§7.1.5)" + culprit("unfinished"));
-                end(1000, "", State.CLOSED);            // he may still listen; closeCode() is 1006
+                if (givenUp != null) {
+                    fail(givenUp);
+                    throw givenUp;
+                }
+                ended("the end, without a Close (§7.1.5)");
+                sendClose(1000, "", State.CLOSED);      // the peer may still listen
+            } finally {
+                if (peer == Sender.SERVER && state == State.CLOSED) hangUp();
             }
             return null;
         }
 
-        private void control(Header header) throws IOException {
-            int length = (int) header.length;
-            byte[] payload = new byte[length];
-            in.readFully(payload);
-            Header.mask(header.key, 0, payload, 0, length);
-            trace("in", () -> explain(header, payload, null));
-            if (header.opcode == PING) {                // §5.5.2; a pong needs no answer (§5.5.3)
-                outbox.await(PONG_BACKLOG);
-                outbox.add(Header.encode(PONG, 0, payload), true);
-            }
-            if (header.opcode != CLOSE) return;
-            rule(length != 1, 1002, "a Close has a code of two bytes or none (§5.5.1)");
-            int code = length == 0 ? 1005 : ByteBuffer.wrap(payload).getChar();
-            rule(length == 0 || isLegal(code), 1002, "a Close can't have this code (§7.4)");
-            if (length > 2) checkText(payload, 2, length, true);
-            if (length > 2) closeReason = new String(payload, 2, length - 2, UTF_8);
-            end(closeCode = code, "", State.CLOSED);    // §5.5.1: the same; then TCP is closed
+        private void control(int opcode, byte[] payload) throws Refusal {
+            if (opcode == PING)                         // §5.5.2; a pong needs no answer (§5.5.3)
+                outbox.answerPing(Frame.of(peer == Sender.SERVER, PONG, 0, payload));
+            if (opcode != CLOSE) return;
+            closeCode = codeOf(payload);
+            if (payload.length > 2) closeReason = new String(payload, 2, payload.length - 2, UTF_8);
+            sendClose(closeCode, "", State.CLOSED);     // §5.5.1: the same; then TCP is closed
         }
 
-        private Message data(Header header) throws IOException {
-            boolean first = header.opcode != CONTINUATION;
-            int start = gathered, most = settings.maxMessage;
-            byte[] whole = null;
-            try {
-                rule(first || fragments > 0, 1002, "there is no message to continue (§5.4)");
-                rule(!first || fragments == 0, 1002, "the message before has not ended (§5.4)");
-                if (first) opcode = header.opcode;
-                if (first) compressed = header.rsv != 0;
-                if (compressed) most += most / 256 + 64;    // it can have become a little longer
-                fragments++;
-                rule(header.length <= most - gathered, 1009, "too long (§10.4)");
-                rule(header.length > 0 || fragments <= MAX_FRAGMENTS, 1008,
-                        "too many fragments (§10.4)");
-                read(header.key, (int) header.length);
-                if (header.fin) whole = whole();
-            } finally {
-                byte[] inflated = compressed ? whole : null;
-                trace("in", () -> explain(header, Arrays.copyOfRange(message, start, gathered),
-                        inflated));
-            }
-            if (whole == null) return null;
-            message = new byte[0];
-            gathered = checked = fragments = 0;
-            return new Message(opcode == TEXT, whole);
-        }
-
-        /// Checks text while it comes. No length is trusted: the array grows with what has come.
-        private void read(int key, int length) throws IOException {
-            for (int done = 0, got; done < length; done += got) {
-                int from = gathered, rest = length - done;
-                if (from == message.length)
-                    message = Arrays.copyOf(message, from + Math.min(rest, Math.max(from, 4096)));
-                got = in.read(message, from, Math.min(rest, message.length - from));
-                if (got < 0) throw new EOFException();
-                heard = System.nanoTime();
-                gathered += got;
-                boolean ascii = Header.mask(key, done, message, from, gathered);
-                if (opcode == TEXT && !compressed) checked = ascii && checked == from ? gathered
-                        : checkText(message, checked, gathered, false);
-            }
-        }
-
-        private byte[] whole() throws Refusal {
-            byte[] all = gathered == message.length ? message : Arrays.copyOf(message, gathered);
-            if (compressed) all = inflate(all, settings.maxMessage);
-            if (opcode == TEXT && checked < all.length) checkText(all, checked, all.length, true);
-            return all;
-        }
-
-        /// Sends a message, from any thread. Only the connection's own may have to wait for it.
+        /// Sends a message, from any thread. Only the one that receives may have to wait for it.
         /// @return false if nothing can be sent any more
-        boolean send(Message message) { return outbox.add(message.frame(deflating), true); }
+        boolean send(Message message) { return outbox.add(frame(message), true); }
 
         /// Sends a message, but never waits: for who holds a lock, or speaks to many.
-        boolean post(Message message) { return outbox.add(message.frame(deflating), false); }
+        boolean post(Message message) { return outbox.add(frame(message), false); }
 
-        void ping() { outbox.add(Header.encode(PING, 0, new byte[0]), true); }      // §5.5.2
+        private Frame frame(Message message) {
+            return message.frame(deflating, peer == Sender.SERVER);
+        }
+
+        /// §5.5.2
+        void ping() { outbox.add(Frame.of(peer == Sender.SERVER, PING, 0, new byte[0]), true); }
 
         /// Begins to close (§7.1.2); receive() returns null when the peer has answered.
         void close(int code, String reason) {
             if (!isLegal(code)) throw new IllegalArgumentException("no close code: " + code);
-            synchronized (outbox) { if (state == State.CONNECTING) cutOff(null); }     // §7.2.2
-            end(code, reason, State.CLOSING);
+            if (state == State.CONNECTING) cutOff(null);                        // §7.2.2
+            sendClose(code, reason, State.CLOSING);
+        }
+
+        /// Closes with 1000 if nobody has closed yet, and waits for the end: for the thread that
+        /// receives, or when no thread does.
+        @Override
+        public void close() throws Refusal {
+            close(1000, "");
+            while (receive() != null) continue;
         }
 
         /// Sends a Close, the reason cut between two characters to fit in 125 bytes (§5.5).
-        private void end(int code, String reason, State next) {
+        private void sendClose(int code, String reason, State next) {
             var payload = ByteBuffer.allocate(125);
             if (code != 1005) payload.putShort((short) code);       // which means none (§7.1.5)
             UTF_8.newEncoder().encode(CharBuffer.wrap(reason), payload, true);
-            byte[] whole = Arrays.copyOf(payload.array(), payload.position());
-            deadline = System.nanoTime() + seconds(CLOSE_TIME);
-            outbox.add(Header.encode(CLOSE, 0, whole), true);
-            synchronized (outbox) { if (state != State.CLOSED) state = next; }
+            byte[] cut = Arrays.copyOf(payload.array(), payload.position());
+            if (state == State.OPEN) deadline = System.nanoTime() + seconds(CLOSE_TIME);
+            outbox.add(Frame.of(peer == Sender.SERVER, CLOSE, 0, cut), true);
+            synchronized (outbox) {
+                if (state != State.CLOSED) state = next;
+            }
         }
 
         State state() { return state; }
@@ -962,84 +1771,420 @@ public final class Chat implements AutoCloseable {
         String protocol() { return protocol; }      // the subprotocol agreed on, or null
         String closeReason() { return closeReason; }
         int closeCode() { return closeCode; }       // §7.1.5: 1005: of none, 1006: without a Close
+        long number() { return number; }            // in the log and in the trace
+
+        /// Whether so much waits for this peer that who talks should wait, and the peer is reading.
+        boolean isBehind() {
+            return outbox.unwritten > settings.maxQueue / 2
+                    && System.nanoTime() - outbox.progress < seconds(1);
+        }
 
         /// The one place where a failure is answered. Nothing more of the peer is heard (§7.1.7).
-        private void fail(Refusal refusal, String culprit) {
+        private void fail(Refusal refusal) {
             if (state == State.CLOSED) return;
             String why = refusal.getMessage();
             log(refusal.code + " " + why);
-            trace("", () -> "refused with " + refusal.code + ": " + why + culprit);
-            try {
-                if (state == State.CONNECTING)
-                    answer(Handshake.refuse(refusal.code, why + ". " + settings.hint + "\n"));
-            } catch (IOException gone) { }
-            end(refusal.code, why, State.CLOSED);       // a Close goes out only if it was open
+            ended("refused with " + refusal.code + ": " + why);
+            if (state == State.CONNECTING) {
+                try {
+                    write(Handshake.refuse(refusal.code, why + ". " + settings.hint + "\n"));
+                } catch (IOException gone) {
+                    cutOff(null);
+                }
+            }
+            sendClose(isLegal(refusal.code) ? refusal.code : 1011, why, State.CLOSED);
+        }
+
+        private void ended(String how) {
+            if (settings.wire == null) return;
+            byte[] culprit = reader == null ? new byte[0] : reader.culprit();
+            settings.wire.ended(number, how, culprit);
         }
 
         private void log(String what) { settings.log.accept("#" + number + " " + what); }
 
-        private void trace(String direction, Supplier<String> what) {
-            if (settings.trace == null) return;
-            String whose = "%s #%-4d %-4s".formatted(now(), number, direction);
-            settings.trace.accept(elide((socket == null ? "" : whose) + what.get(), 100));
-        }
-
-        private static String indented(String text) {
-            return Pattern.compile("\r\n|(?<=\\G.{94})").splitAsStream(text.strip())
-                    .map(line -> "\n    " + printable(line)).collect(Collectors.joining());
-        }
-
-        /// For the trace: what has come of the header that was being read.
-        private String culprit(String name) {
-            try {
-                in.reset();
-                byte[] bytes = in.readNBytes(Math.min(10, in.available()));
-                return bytes.length == 0 ? "" : row(bytes, 0, bytes.length, name, "");
-            } catch (IOException gone) { return ""; }
-        }
-
-        private boolean inputWaits() {
-            try { return in.available() > 0; } catch (IOException gone) { return false; }
-        }
-
-        /// §7.1.1: we close our half first and read until the peer has closed his. Closing with
-        /// unread input is a reset, and that can overtake the Close frame.
+        /// Ends TCP (§7.1.1). A server closes its half first and reads until the peer has closed,
+        /// too: closing with unread input is a reset, and that can overtake the Close frame. A
+        /// client waits for the server to begin.
         private void hangUp() {
-            synchronized (outbox) { state = State.CLOSED; }
-            outbox.await(0);
             try (socket) {
-                channel.shutdownOutput();
-                in.skipNBytes(Long.MAX_VALUE);
-            } catch (IOException | RuntimeException gone) { }       // or TLS failed: in is null
+                synchronized (outbox) { state = State.CLOSED; }
+                outbox.await(0);
+                if (peer == Sender.CLIENT) channel.shutdownOutput();
+                if (in != null) in.drain();
+            } catch (IOException | UnsupportedOperationException gone) {
+                // then there is nothing left to end
+            } finally {
+                forgetAll();
+            }
         }
 
-        /// Ends the connection at once, without a Close: a reset, which drops what is unsent.
+        private void forgetAll() {
+            LIVE.remove(this);
+            settings.memory.holders.remove(holder);
+            if (reader != null) reader.forget();
+        }
+
+        /// Ends the connection at once, without a Close: a reset, which drops what is unsent. The
+        /// socket goes first: that wakes who waits in a read or a write.
         /// @param why for the log, or null
         void cutOff(String why) {
+            try (socket) {
+                socket.setSoLinger(true, 0);
+            } catch (IOException closed) {
+                // that is what is wanted
+            }
             outbox.giveUp();
-            try (socket) { socket.setSoLinger(true, 0); } catch (IOException closed) { }
             if (why != null) log(why);
         }
 
-        /// One thread looks after all: deadlines in reads cost more, and don't see who never reads.
-        private static void watch() {
-            for (; ; LockSupport.parkNanos(seconds(1)))
-                for (WebSocket one : LIVE)          // out of memory, say, is bad luck of this one
-                    try { one.look(System.nanoTime()); } catch (Throwable bug) { one.cutOff(null); }
+        private final Memory.Holder holder = new Memory.Holder() {
+            @Override public long held() {
+                return outbox.unwritten + (reader == null ? 0 : reader.reserved.get());
+            }
+
+            /// Who lets much pile up is cut off; who sends much can still be told why.
+            @Override public void giveUp(String why) {
+                if (reader != null) reader.forget();
+                if (outbox.unwritten > PONG_BACKLOG) {
+                    cutOff(why);
+                    return;
+                }
+                givenUp = new Refusal(1013, why);
+                endInput();
+            }
+        };
+
+        /// For the thread that receives, this is as if the peer had closed its half.
+        private void endInput() {
+            try {
+                socket.shutdownInput();
+            } catch (IOException gone) {
+                cutOff(null);
+            }
         }
 
-        private void look(long now) throws IOException {
-            boolean open = state == State.OPEN;         // if not, there is a deadline
-            boolean stuck = outbox.unwritten > 0 && now - outbox.progress > seconds(2 * SILENCE);
-            long silence = open ? now - heard : 0, late = open ? -1 : now - deadline;
-            if (late > seconds(1) || stuck || silence > seconds(2 * SILENCE))
-                cutOff("gave no sign of life");
-            else if (late > 0) socket.shutdownInput();  // ends in order, as if the peer had gone
+        // ---- Who watches over time ------------------------------------------------------------
+
+        // One thread looks after all: deadlines in reads cost more, and don't see who never reads.
+        // It is no virtual thread: these may have to wait for each other.
+        static { Thread.ofPlatform().daemon().name("watch").start(WebSocket::watch); }
+
+        private static void watch() {
+            while (true) {
+                long now = System.nanoTime();
+                for (WebSocket webSocket : LIVE)
+                    try {
+                        webSocket.look(now);
+                    } catch (Throwable bug) {           // out of memory, say: bad luck of this one
+                        webSocket.cutOff(null);
+                    }
+                LockSupport.parkNanos(seconds(1));
+            }
+        }
+
+        private void look(long now) {
+            if (state == State.OPEN) lookForLife(now);
+            else lookAtDeadline(now);
+        }
+
+        /// Who handshakes or closes has a deadline. Then it ends in order, or, soon after, at once.
+        private void lookAtDeadline(long now) {
+            long late = now - deadline;
+            if (late > seconds(GRACE)) cutOff("gave no sign of life");
+            else if (late > 0) endInput();
+        }
+
+        /// A sign of life is a whole frame, a kilobyte of one, or a piece that the peer has taken:
+        /// a ping may have to wait behind many of these.
+        private void lookForLife(long now) {
+            boolean waits = outbox.unwritten > 0;
+            long taken = now - outbox.progress;
+            long silence = now - reader.heard;
+            if (waits) silence = Math.min(silence, taken);
+            boolean stuck = waits && taken > seconds(2 * SILENCE);
+            if (stuck || silence > seconds(2 * SILENCE)) cutOff("gave no sign of life");
             else if (silence > seconds(SILENCE) && !pinged) ping();
             pinged = silence > seconds(SILENCE);
         }
+    }
 
-        private static long seconds(int count) { return count * 1_000_000_000L; }
+    /// What travels, explained: for the terminal, for the page's pane, for --explain. It knows the
+    /// frames of WebSocket, and nothing of the chat.
+    static final class Explained implements WebSocket.Wire {
+        static final int WIDTH = 100;               // columns of a line on the terminal
+        static final int TEXT_SHOWN = 36;           // characters of a payload
+        static final int MAX_EXPLAINED = 1 << 30;   // bytes of a message, when there is no server
+
+        /// One row of a frame: its bytes in hex, their name and what they mean; or, without a name,
+        /// a line of a handshake.
+        record Row(String bytes, String name, String meaning) {
+            /// As the terminal shows it.
+            @Override
+            public String toString() {
+                String form = name.isEmpty() ? "    %-49s%s %s" : "    %-23s  %-25s %s";
+                return elide(form.formatted(bytes, name, meaning).stripTrailing(), WIDTH);
+            }
+        }
+
+        /// One thing that travelled. The direction is "in" to the server, "out" of it, or "".
+        record Traced(String time, long connection, String direction, String title,
+                      List<Row> rows) {
+            /// As the terminal shows it.
+            @Override
+            public String toString() {
+                String start = connection == 0 ? ""
+                        : "%s #%-4d %-4s".formatted(time, connection, direction);
+                var lines = new StringJoiner("\n");
+                lines.add(elide(start + title, WIDTH));
+                for (Row row : rows) lines.add(row.toString());
+                return lines.toString();
+            }
+        }
+
+        private final Consumer<Traced> told;
+
+        Explained(Consumer<Traced> told) { this.told = told; }
+
+        /// Explains frames of either direction, until one of them breaks a rule.
+        static String explain(byte[] frames) {
+            var text = new StringJoiner("\n");
+            var reader = reader(frames, seen ->
+                    text.add(new Traced("", 0, "", title(seen), rows(seen)).toString()));
+            try {
+                while (true) readFrame(reader);
+            } catch (WebSocket.Refusal broken) {
+                text.add("refused with " + broken.code + ": " + broken.getMessage());
+                for (Row row : culprit("the culprit", reader.culprit())) text.add(row.toString());
+            } catch (IOException end) {
+                for (Row row : culprit("unfinished", reader.culprit()))
+                    text.add("the end, without a Close (§7.1.5)\n" + row);
+            }
+            return text.toString();
+        }
+
+        private static WebSocket.Reader reader(byte[] frames, Consumer<WebSocket.Seen> show) {
+            var in = new WebSocket.Input(new ByteArrayInputStream(frames));
+            return new WebSocket.Reader(in, WebSocket.Sender.ANY, true, MAX_EXPLAINED,
+                    new WebSocket.Memory(Long.MAX_VALUE), show);
+        }
+
+        private static void readFrame(WebSocket.Reader reader) throws IOException {
+            WebSocket.Header header = reader.readHeader();
+            if (!header.isControl()) reader.readData();
+            else if (header.opcode() == WebSocket.CLOSE) WebSocket.codeOf(reader.readControl());
+            else reader.readControl();
+        }
+
+        // ---- What a connection tells ----
+
+        @Override
+        public void received(long number, WebSocket.Seen seen) {
+            tell(number, "in", title(seen), rows(seen));
+        }
+
+        @Override
+        public void sent(long number, byte[] frame) {
+            try {
+                readFrame(reader(frame, seen -> tell(number, "out", title(seen), rows(seen))));
+            } catch (IOException impossible) {          // our own frames keep the rules
+                tell(number, "out", impossible.toString(), List.of());
+            }
+        }
+
+        @Override
+        public void ended(long number, String how, byte[] culprit) {
+            String name = how.startsWith("refused") ? "the culprit" : "unfinished";
+            tell(number, "", how, culprit(name, culprit));
+        }
+
+        @Override
+        public void head(long number, boolean in, String text) {
+            var rows = new ArrayList<Row>();
+            for (String line : text.strip().split("\r\n")) rows.addAll(ofHead(line));
+            String title = in ? "the opening handshake (§4.1)" : "the answer (§4.2.2)";
+            tell(number, in ? "in" : "out", title, rows);
+        }
+
+        private void tell(long number, String direction, String title, List<Row> rows) {
+            told.accept(new Traced(now(), number, direction, title, rows));
+        }
+
+        // ---- Rows ----
+
+        private static List<Row> culprit(String name, byte[] bytes) {
+            if (bytes.length == 0) return List.of();
+            return List.of(new Row(hex(bytes, 0, bytes.length), name, ""));
+        }
+
+        private static String title(WebSocket.Seen seen) {
+            long length = seen.header().length();
+            return WebSocket.nameOf(seen.header().opcode()) + " frame, " + length
+                    + (length == 1 ? " byte" : " bytes");
+        }
+
+        /// A row for each field of a frame, in their order.
+        private static List<Row> rows(WebSocket.Seen seen) {
+            WebSocket.Header header = seen.header();
+            byte[] wire = header.encode();
+            byte[] payload = seen.payload();
+            int keyAt = header.masked() ? wire.length - 4 : wire.length;
+            var rows = new ArrayList<Row>();
+            rows.add(firstByte(seen, wire));
+            rows.add(secondByte(header, wire, keyAt - 2));
+            if (keyAt > 2)
+                rows.add(new Row(hex(wire, 2, keyAt), "length=" + header.length(), "(§5.2)"));
+            if (header.masked()) {
+                byte[] masked = payload.clone();
+                WebSocket.Header.mask(header.key(), 0, masked, 0, masked.length);
+                String example = payload.length == 0 ? "" : "%02x ^ %02x = %02x, and so on (§5.3)"
+                        .formatted(masked[0], wire[keyAt], payload[0]);
+                rows.add(new Row(hex(wire, keyAt, wire.length), "masking key",
+                        "always new (§5.3)"));
+                rows.add(new Row(hex(masked, 0, masked.length), "payload, masked", example));
+            }
+            rows.add(new Row(hex(payload, 0, payload.length), "payload", meaning(seen)));
+            if (seen.inflated() != null) rows.add(inflated(seen));
+            return rows;
+        }
+
+        private static Row firstByte(WebSocket.Seen seen, byte[] wire) {
+            WebSocket.Header header = seen.header();
+            int fin = header.fin() ? 1 : 0;
+            String rsv = bits(header.rsv() >> 4, 3);
+            String name = "FIN=" + fin + " RSV=" + rsv + " opcode=" + header.opcode();
+            String bits = fin + " " + rsv + " " + bits(header.opcode(), 4);
+            return new Row(hex(wire, 0, 1) + " = " + bits, name,
+                    WebSocket.nameOf(header.opcode()) + role(seen));
+        }
+
+        private static Row secondByte(WebSocket.Header header, byte[] wire, int more) {
+            int mask = header.masked() ? 1 : 0;
+            int length7 = wire[1] & WebSocket.Header.LENGTH;
+            String meaning = more == 0 ? "the length itself (§5.2)"
+                    : "so " + more + " more bytes (§5.2)";
+            return new Row(hex(wire, 1, 2) + " = " + mask + " " + bits(length7, 7),
+                    "MASK=" + mask + " length=" + length7, meaning);
+        }
+
+        private static Row inflated(WebSocket.Seen seen) {
+            byte[] inflated = seen.inflated();
+            int saved = inflated.length - seen.compressedSize();
+            String saves = saved < 0 ? "costs " + -saved : "saves " + saved;
+            return new Row(hex(inflated, 0, inflated.length), "inflated to " + inflated.length,
+                    saves + ": " + quoted(inflated, 0));
+        }
+
+        private static String role(WebSocket.Seen seen) {
+            WebSocket.Header header = seen.header();
+            switch (header.opcode()) {
+                case WebSocket.CLOSE: return " (§5.5.1)";
+                case WebSocket.PING: return ", wants a PONG (§5.5.2)";
+                case WebSocket.PONG: return " (§5.5.3)";
+                default:
+            }
+            if (!header.fin()) return ", fragment " + seen.fragment() + ", more to come (§5.4)";
+            if (seen.fragment() == 1) return ", a whole message (§5.6)";
+            return ", the last of " + seen.fragment() + " fragments (§5.4)";
+        }
+
+        private static String meaning(WebSocket.Seen seen) {
+            byte[] payload = seen.payload();
+            if (seen.compressed()) return "compressed (RFC 7692 §7.2)";
+            boolean hasCode = seen.header().opcode() == WebSocket.CLOSE && payload.length > 1;
+            if (!hasCode) return quoted(payload, 0);
+            int code = ByteBuffer.wrap(payload).getChar();
+            return (code + " (§7.4) " + quoted(payload, 2)).strip();
+        }
+
+        /// The beginning of a text in quotes; nothing if it isn't UTF-8.
+        private static String quoted(byte[] bytes, int from) {
+            // No character has more than four bytes: so much is looked at, however much there is.
+            int to = Math.min(bytes.length, from + 4 * TEXT_SHOWN + 4);
+            String text = new String(bytes, from, to - from, UTF_8);
+            if (to < bytes.length) text = text.substring(0, text.length() - 4);     // cut in two?
+            if (text.contains("\ufffd")) return "";
+            return '"' + elide(WebSocket.printable(text), TEXT_SHOWN) + '"';
+        }
+
+        /// Up to eight bytes; of more the first four and the last three.
+        private static String hex(byte[] bytes, int from, int to) {
+            HexFormat hex = HexFormat.ofDelimiter(" ");
+            if (from == to) return "-";
+            if (to - from <= 8) return hex.formatHex(bytes, from, to);
+            return hex.formatHex(bytes, from, from + 4) + " … " + hex.formatHex(bytes, to - 3, to);
+        }
+
+        private static String bits(int value, int count) {
+            String bits = Integer.toBinaryString(value);
+            return "0".repeat(count - bits.length()) + bits;
+        }
+
+        /// A line of a handshake with its meaning; a long one takes several rows.
+        private static List<Row> ofHead(String line) {
+            var rows = new ArrayList<Row>();
+            String rest = WebSocket.printable(line);
+            String meaning = meaningOf(line);
+            if (rest.length() + meaning.length() <= WIDTH - 7)
+                return List.of(new Row(rest, "", meaning));
+            while (!rest.isEmpty()) {
+                int most = Math.min(rest.length(), WIDTH - 6);
+                rows.add(new Row(rest.substring(0, most), "", ""));
+                rest = rest.substring(most);
+            }
+            return rows;
+        }
+
+        private static String meaningOf(String line) {
+            return switch (line.split("[: ]", 2)[0].toLowerCase(Locale.ROOT)) {
+                case "get" -> "the resource that is asked for";
+                case "http/1.1" -> line.startsWith("101", 9) ? "yes: from here on, frames" : "";
+                case "host" -> "which server is meant";
+                case "upgrade" -> "not HTTP any more, but this";
+                case "connection" -> "names the header Upgrade";
+                case "origin" -> "whose page asks (§10.2)";
+                case "sec-websocket-version" -> "that of RFC 6455";
+                case "sec-websocket-key" -> "random, 16 bytes (§4.1)";
+                case "sec-websocket-accept" -> "made of the key (§4.2.2)";
+                case "sec-websocket-protocol" -> "what will be spoken (§1.9)";
+                case "sec-websocket-extensions" -> "compression (RFC 7692)";
+                default -> "";
+            };
+        }
+
+        // ---- On a terminal ----
+
+        /// Cuts a text that is too long, but never a character in two.
+        static String elide(String text, int most) {
+            if (text.length() <= most) return text;
+            int end = most - 1;
+            if (Character.isHighSurrogate(text.charAt(end - 1))) end--;
+            return text.substring(0, end) + "…";
+        }
+
+        static String now() { return LocalTime.now().format(TIME); }
+
+        private static final DateTimeFormatter TIME =
+                DateTimeFormatter.ofPattern("HH:mm:ss.SSS", Locale.ROOT);
+
+        /// Whether stderr is a terminal. (JDK 22 to 24 always claim to have a console.)
+        static final boolean COLOUR = System.console() != null && System.getenv("NO_COLOR") == null
+                && !new File("/dev/stderr").isFile()
+                && !List.of(22, 23, 24).contains(Runtime.version().feature());
+
+        /// The title bold, the bytes of a frame in cyan.
+        static String coloured(Traced traced) {
+            if (!COLOUR) return traced.toString();
+            var lines = new StringJoiner("\n");
+            for (String line : traced.toString().split("\n")) {
+                boolean ofFrame = line.startsWith("    ") && line.length() > 28;
+                if (!line.startsWith(" ")) lines.add("\033[1m" + line + "\033[0m");
+                else if (ofFrame) lines.add("\033[36m" + line.substring(0, 27) + "\033[0m"
+                        + line.substring(27));
+                else lines.add(line);
+            }
+            return lines.toString();
+        }
     }
 
     /// A connection to Redis, Valkey or what else speaks RESP2. A command is strings, each with its
@@ -1363,7 +2508,7 @@ public final class Chat implements AutoCloseable {
                 case "/who" -> who(member.room);
                 case "/help" -> "/nick NAME changes your name, /who lists who is here, "
                         + "/help is this. // at the start says a /.";
-                default -> "There is no command " + WebSocket.elide(command, 40) + ". Try /help.";
+                default -> "There is no command " + Explained.elide(command, 40) + ". Try /help.";
             };
         }
 

@@ -835,7 +835,8 @@ class ChatTest {
             trust.init(trusted);
             var tls = javax.net.ssl.SSLContext.getInstance("TLS");
             tls.init(own.getKeyManagers(), trust.getTrustManagers(), null);
-            var settings = new Chat.WebSocket.Settings(1 << 20, 1 << 20, true, tls, "", null,
+            var settings = new Chat.WebSocket.Settings(1 << 20, 1 << 20,
+                    new Chat.WebSocket.Memory(1 << 30), true, tls, "", null,
                     line -> { });
             try (var listener = new ServerSocket(0, 50, InetAddress.getLoopbackAddress())) {
                 for (boolean secure : List.of(true, false)) {
@@ -1781,7 +1782,8 @@ class ChatTest {
         private static List<String> serving(Chat.WebSocket.Handler handler, Script client)
                 throws Exception {
             var log = new LinkedBlockingQueue<String>();
-            var settings = new Chat.WebSocket.Settings(1 << 20, 8 << 20, true, null, "", null,
+            var settings = new Chat.WebSocket.Settings(1 << 20, 8 << 20,
+                    new Chat.WebSocket.Memory(1 << 30), true, null, "", null,
                     log::add);
             try (var listener = new ServerSocket(0, 50, InetAddress.getLoopbackAddress());
                     Raw raw = new Raw(listener.getLocalPort())) {
@@ -2342,7 +2344,7 @@ class ChatTest {
     @DisplayName("What travels, explained")
     class Trace {
         private static String explain(String... hex) {
-            return Chat.WebSocket.explain(new Chat.Options(Stream.concat(Stream.of("--explain"),
+            return Chat.Explained.explain(new Chat.Options(Stream.concat(Stream.of("--explain"),
                     Stream.of(hex)).toArray(String[]::new)).frames());
         }
 
@@ -2383,47 +2385,47 @@ class ChatTest {
             String examples = """
                     $ 81 05 48 65 6c 6c 6f
                     TEXT frame, 5 bytes
-                    81 | FIN=1 RSV=000 opcode=1 | TEXT, a whole message (§5.6)
-                    05 | MASK=0 length=5 | the length itself (§5.2)
+                    81 = 1 000 0001 | FIN=1 RSV=000 opcode=1 | TEXT, a whole message (§5.6)
+                    05 = 0 0000101 | MASK=0 length=5 | the length itself (§5.2)
                     48 65 6c 6c 6f | payload | "Hello"
                     $ 81 85 37 fa 21 3d 7f 9f 4d 51 58
                     TEXT frame, 5 bytes
-                    81 | FIN=1 RSV=000 opcode=1 | TEXT, a whole message (§5.6)
-                    85 | MASK=1 length=5 | the length itself (§5.2)
+                    81 = 1 000 0001 | FIN=1 RSV=000 opcode=1 | TEXT, a whole message (§5.6)
+                    85 = 1 0000101 | MASK=1 length=5 | the length itself (§5.2)
                     37 fa 21 3d | masking key | always new (§5.3)
-                    7f 9f 4d 51 58 | payload, masked
+                    7f 9f 4d 51 58 | payload, masked | 7f ^ 37 = 48, and so on (§5.3)
                     48 65 6c 6c 6f | payload | "Hello"
                     $ 01 03 48 65 6c 80 02 6c 6f
                     TEXT frame, 3 bytes
-                    01 | FIN=0 RSV=000 opcode=1 | TEXT, fragment 1, more to come (§5.4)
-                    03 | MASK=0 length=3 | the length itself (§5.2)
+                    01 = 0 000 0001 | FIN=0 RSV=000 opcode=1 | TEXT, fragment 1, more to come (§5.4)
+                    03 = 0 0000011 | MASK=0 length=3 | the length itself (§5.2)
                     48 65 6c | payload | "Hel"
                     CONTINUATION frame, 2 bytes
-                    80 | FIN=1 RSV=000 opcode=0 | CONTINUATION, the last of 2 fragments (§5.4)
-                    02 | MASK=0 length=2 | the length itself (§5.2)
+                    80 = 1 000 0000 | FIN=1 RSV=000 opcode=0 | CONTINUATION, the last of 2 fragments (§5.4)
+                    02 = 0 0000010 | MASK=0 length=2 | the length itself (§5.2)
                     6c 6f | payload | "lo"
                     $ 89 05 48 65 6c 6c 6f
                     PING frame, 5 bytes
-                    89 | FIN=1 RSV=000 opcode=9 | PING, wants a PONG (§5.5.2)
-                    05 | MASK=0 length=5 | the length itself (§5.2)
+                    89 = 1 000 1001 | FIN=1 RSV=000 opcode=9 | PING, wants a PONG (§5.5.2)
+                    05 = 0 0000101 | MASK=0 length=5 | the length itself (§5.2)
                     48 65 6c 6c 6f | payload | "Hello"
                     $ 8a 85 37 fa 21 3d 7f 9f 4d 51 58
                     PONG frame, 5 bytes
-                    8a | FIN=1 RSV=000 opcode=10 | PONG (§5.5.3)
-                    85 | MASK=1 length=5 | the length itself (§5.2)
+                    8a = 1 000 1010 | FIN=1 RSV=000 opcode=10 | PONG (§5.5.3)
+                    85 = 1 0000101 | MASK=1 length=5 | the length itself (§5.2)
                     37 fa 21 3d | masking key | always new (§5.3)
-                    7f 9f 4d 51 58 | payload, masked
+                    7f 9f 4d 51 58 | payload, masked | 7f ^ 37 = 48, and so on (§5.3)
                     48 65 6c 6c 6f | payload | "Hello"
                     $ 82 7e 01 00 256 zeros
                     BINARY frame, 256 bytes
-                    82 | FIN=1 RSV=000 opcode=2 | BINARY, a whole message (§5.6)
-                    7e | MASK=0 length=126 | so 2 more bytes (§5.2)
+                    82 = 1 000 0010 | FIN=1 RSV=000 opcode=2 | BINARY, a whole message (§5.6)
+                    7e = 0 1111110 | MASK=0 length=126 | so 2 more bytes (§5.2)
                     01 00 | length=256 | (§5.2)
                     00 00 00 00 … 00 00 00 | payload | "\\u{0}\\u{0}\\u{0}\\u{0}\\u{0}\\u{0}\\u{0}…"
                     $ 82 7f 00 00 00 00 00 01 00 00 65536 zeros
                     BINARY frame, 65536 bytes
-                    82 | FIN=1 RSV=000 opcode=2 | BINARY, a whole message (§5.6)
-                    7f | MASK=0 length=127 | so 8 more bytes (§5.2)
+                    82 = 1 000 0010 | FIN=1 RSV=000 opcode=2 | BINARY, a whole message (§5.6)
+                    7f = 0 1111111 | MASK=0 length=127 | so 8 more bytes (§5.2)
                     00 00 00 00 00 01 00 00 | length=65536 | (§5.2)
                     00 00 00 00 … 00 00 00 | payload | "\\u{0}\\u{0}\\u{0}\\u{0}\\u{0}\\u{0}\\u{0}…"
                     """;
@@ -2437,75 +2439,75 @@ class ChatTest {
             assertExplained("""
                     $ 88 82 37 fa 21 3d 34 12
                     CLOSE frame, 2 bytes
-                    88 | FIN=1 RSV=000 opcode=8 | CLOSE (§5.5.1)
-                    82 | MASK=1 length=2 | the length itself (§5.2)
+                    88 = 1 000 1000 | FIN=1 RSV=000 opcode=8 | CLOSE (§5.5.1)
+                    82 = 1 0000010 | MASK=1 length=2 | the length itself (§5.2)
                     37 fa 21 3d | masking key | always new (§5.3)
-                    34 12 | payload, masked
+                    34 12 | payload, masked | 34 ^ 37 = 03, and so on (§5.3)
                     03 e8 | payload | 1000 (§7.4) ""
                     $ 88 07 0f a0 4d c3 a9 68 21
                     CLOSE frame, 7 bytes
-                    88 | FIN=1 RSV=000 opcode=8 | CLOSE (§5.5.1)
-                    07 | MASK=0 length=7 | the length itself (§5.2)
+                    88 = 1 000 1000 | FIN=1 RSV=000 opcode=8 | CLOSE (§5.5.1)
+                    07 = 0 0000111 | MASK=0 length=7 | the length itself (§5.2)
                     0f a0 4d c3 a9 68 21 | payload | 4000 (§7.4) "Méh!"
                     $ 88 00
                     CLOSE frame, 0 bytes
-                    88 | FIN=1 RSV=000 opcode=8 | CLOSE (§5.5.1)
-                    00 | MASK=0 length=0 | the length itself (§5.2)
+                    88 = 1 000 1000 | FIN=1 RSV=000 opcode=8 | CLOSE (§5.5.1)
+                    00 = 0 0000000 | MASK=0 length=0 | the length itself (§5.2)
                     - | payload | ""
                     $ 81 80 37 fa 21 3d
                     TEXT frame, 0 bytes
-                    81 | FIN=1 RSV=000 opcode=1 | TEXT, a whole message (§5.6)
-                    80 | MASK=1 length=0 | the length itself (§5.2)
+                    81 = 1 000 0001 | FIN=1 RSV=000 opcode=1 | TEXT, a whole message (§5.6)
+                    80 = 1 0000000 | MASK=1 length=0 | the length itself (§5.2)
                     37 fa 21 3d | masking key | always new (§5.3)
                     - | payload, masked
                     - | payload | ""
                     $ 81 04 f0 9f 98 80
                     TEXT frame, 4 bytes
-                    81 | FIN=1 RSV=000 opcode=1 | TEXT, a whole message (§5.6)
-                    04 | MASK=0 length=4 | the length itself (§5.2)
+                    81 = 1 000 0001 | FIN=1 RSV=000 opcode=1 | TEXT, a whole message (§5.6)
+                    04 = 0 0000100 | MASK=0 length=4 | the length itself (§5.2)
                     f0 9f 98 80 | payload | "😀"
                     $ 82 09 00 01 02 03 04 05 06 07 ff
                     BINARY frame, 9 bytes
-                    82 | FIN=1 RSV=000 opcode=2 | BINARY, a whole message (§5.6)
-                    09 | MASK=0 length=9 | the length itself (§5.2)
+                    82 = 1 000 0010 | FIN=1 RSV=000 opcode=2 | BINARY, a whole message (§5.6)
+                    09 = 0 0001001 | MASK=0 length=9 | the length itself (§5.2)
                     00 01 02 03 … 06 07 ff | payload
                     $ c1 07 f2 48 cd c9 c9 07 00
                     TEXT frame, 7 bytes
-                    c1 | FIN=1 RSV=100 opcode=1 | TEXT, a whole message (§5.6)
-                    07 | MASK=0 length=7 | the length itself (§5.2)
+                    c1 = 1 100 0001 | FIN=1 RSV=100 opcode=1 | TEXT, a whole message (§5.6)
+                    07 = 0 0000111 | MASK=0 length=7 | the length itself (§5.2)
                     f2 48 cd c9 c9 07 00 | payload | compressed (RFC 7692 §7.2)
-                    48 65 6c 6c 6f | inflated to 5 | saves -2: "Hello"
+                    48 65 6c 6c 6f | inflated to 5 | costs 2: "Hello"
                     $ 41 03 f2 48 cd 80 04 c9 c9 07 00
                     TEXT frame, 3 bytes
-                    41 | FIN=0 RSV=100 opcode=1 | TEXT, fragment 1, more to come (§5.4)
-                    03 | MASK=0 length=3 | the length itself (§5.2)
+                    41 = 0 100 0001 | FIN=0 RSV=100 opcode=1 | TEXT, fragment 1, more to come (§5.4)
+                    03 = 0 0000011 | MASK=0 length=3 | the length itself (§5.2)
                     f2 48 cd | payload | compressed (RFC 7692 §7.2)
                     CONTINUATION frame, 4 bytes
-                    80 | FIN=1 RSV=000 opcode=0 | CONTINUATION, the last of 2 fragments (§5.4)
-                    04 | MASK=0 length=4 | the length itself (§5.2)
+                    80 = 1 000 0000 | FIN=1 RSV=000 opcode=0 | CONTINUATION, the last of 2 fragments (§5.4)
+                    04 = 0 0000100 | MASK=0 length=4 | the length itself (§5.2)
                     c9 c9 07 00 | payload | compressed (RFC 7692 §7.2)
-                    48 65 6c 6c 6f | inflated to 5 | saves -2: "Hello"
+                    48 65 6c 6c 6f | inflated to 5 | costs 2: "Hello"
                     $ 01 01 61 89 00 00 01 62 80 00
                     TEXT frame, 1 byte
-                    01 | FIN=0 RSV=000 opcode=1 | TEXT, fragment 1, more to come (§5.4)
-                    01 | MASK=0 length=1 | the length itself (§5.2)
+                    01 = 0 000 0001 | FIN=0 RSV=000 opcode=1 | TEXT, fragment 1, more to come (§5.4)
+                    01 = 0 0000001 | MASK=0 length=1 | the length itself (§5.2)
                     61 | payload | "a"
                     PING frame, 0 bytes
-                    89 | FIN=1 RSV=000 opcode=9 | PING, wants a PONG (§5.5.2)
-                    00 | MASK=0 length=0 | the length itself (§5.2)
+                    89 = 1 000 1001 | FIN=1 RSV=000 opcode=9 | PING, wants a PONG (§5.5.2)
+                    00 = 0 0000000 | MASK=0 length=0 | the length itself (§5.2)
                     - | payload | ""
                     CONTINUATION frame, 1 byte
-                    00 | FIN=0 RSV=000 opcode=0 | CONTINUATION, fragment 2, more to come (§5.4)
-                    01 | MASK=0 length=1 | the length itself (§5.2)
+                    00 = 0 000 0000 | FIN=0 RSV=000 opcode=0 | CONTINUATION, fragment 2, more to come (§5.4)
+                    01 = 0 0000001 | MASK=0 length=1 | the length itself (§5.2)
                     62 | payload | "b"
                     CONTINUATION frame, 0 bytes
-                    80 | FIN=1 RSV=000 opcode=0 | CONTINUATION, the last of 3 fragments (§5.4)
-                    00 | MASK=0 length=0 | the length itself (§5.2)
+                    80 = 1 000 0000 | FIN=1 RSV=000 opcode=0 | CONTINUATION, the last of 3 fragments (§5.4)
+                    00 = 0 0000000 | MASK=0 length=0 | the length itself (§5.2)
                     - | payload | ""
                     $ 81 05 48 65 6c 6c 6f 83 00 81 00
                     TEXT frame, 5 bytes
-                    81 | FIN=1 RSV=000 opcode=1 | TEXT, a whole message (§5.6)
-                    05 | MASK=0 length=5 | the length itself (§5.2)
+                    81 = 1 000 0001 | FIN=1 RSV=000 opcode=1 | TEXT, a whole message (§5.6)
+                    05 = 0 0000101 | MASK=0 length=5 | the length itself (§5.2)
                     48 65 6c 6c 6f | payload | "Hello"
                     refused with 1002: this opcode means nothing (§5.2)
                     83 00 81 00 | the culprit
@@ -2514,8 +2516,8 @@ class ChatTest {
                     91 00 | the culprit
                     $ c2 80 00 00 00 00
                     BINARY frame, 0 bytes
-                    c2 | FIN=1 RSV=100 opcode=2 | BINARY, a whole message (§5.6)
-                    80 | MASK=1 length=0 | the length itself (§5.2)
+                    c2 = 1 100 0010 | FIN=1 RSV=100 opcode=2 | BINARY, a whole message (§5.6)
+                    80 = 1 0000000 | MASK=1 length=0 | the length itself (§5.2)
                     00 00 00 00 | masking key | always new (§5.3)
                     - | payload, masked
                     - | payload | compressed (RFC 7692 §7.2)
@@ -2537,42 +2539,42 @@ class ChatTest {
                     82 7f 80 00 … 00 00 00 | the culprit
                     $ 80 00
                     CONTINUATION frame, 0 bytes
-                    80 | FIN=1 RSV=000 opcode=0 | CONTINUATION, the last of 0 fragments (§5.4)
-                    00 | MASK=0 length=0 | the length itself (§5.2)
+                    80 = 1 000 0000 | FIN=1 RSV=000 opcode=0 | CONTINUATION, the last of 0 fragments (§5.4)
+                    00 = 0 0000000 | MASK=0 length=0 | the length itself (§5.2)
                     - | payload | ""
                     refused with 1002: there is no message to continue (§5.4)
                     $ 01 00 01 00
                     TEXT frame, 0 bytes
-                    01 | FIN=0 RSV=000 opcode=1 | TEXT, fragment 1, more to come (§5.4)
-                    00 | MASK=0 length=0 | the length itself (§5.2)
+                    01 = 0 000 0001 | FIN=0 RSV=000 opcode=1 | TEXT, fragment 1, more to come (§5.4)
+                    00 = 0 0000000 | MASK=0 length=0 | the length itself (§5.2)
                     - | payload | ""
                     TEXT frame, 0 bytes
-                    01 | FIN=0 RSV=000 opcode=1 | TEXT, fragment 1, more to come (§5.4)
-                    00 | MASK=0 length=0 | the length itself (§5.2)
+                    01 = 0 000 0001 | FIN=0 RSV=000 opcode=1 | TEXT, fragment 1, more to come (§5.4)
+                    00 = 0 0000000 | MASK=0 length=0 | the length itself (§5.2)
                     - | payload | ""
                     refused with 1002: the message before has not ended (§5.4)
                     $ 81 01 ff
                     TEXT frame, 1 byte
-                    81 | FIN=1 RSV=000 opcode=1 | TEXT, a whole message (§5.6)
-                    01 | MASK=0 length=1 | the length itself (§5.2)
+                    81 = 1 000 0001 | FIN=1 RSV=000 opcode=1 | TEXT, a whole message (§5.6)
+                    01 = 0 0000001 | MASK=0 length=1 | the length itself (§5.2)
                     ff | payload
                     refused with 1007: text must be UTF-8 (§8.1)
                     $ 88 01 00
                     CLOSE frame, 1 byte
-                    88 | FIN=1 RSV=000 opcode=8 | CLOSE (§5.5.1)
-                    01 | MASK=0 length=1 | the length itself (§5.2)
+                    88 = 1 000 1000 | FIN=1 RSV=000 opcode=8 | CLOSE (§5.5.1)
+                    01 = 0 0000001 | MASK=0 length=1 | the length itself (§5.2)
                     00 | payload | "\\u{0}"
                     refused with 1002: a Close has a code of two bytes or none (§5.5.1)
                     $ 88 02 03 ec
                     CLOSE frame, 2 bytes
-                    88 | FIN=1 RSV=000 opcode=8 | CLOSE (§5.5.1)
-                    02 | MASK=0 length=2 | the length itself (§5.2)
+                    88 = 1 000 1000 | FIN=1 RSV=000 opcode=8 | CLOSE (§5.5.1)
+                    02 = 0 0000010 | MASK=0 length=2 | the length itself (§5.2)
                     03 ec | payload | 1004 (§7.4) ""
                     refused with 1002: a Close can't have this code (§7.4)
                     $ 88 04 03 e8 c3 28
                     CLOSE frame, 4 bytes
-                    88 | FIN=1 RSV=000 opcode=8 | CLOSE (§5.5.1)
-                    04 | MASK=0 length=4 | the length itself (§5.2)
+                    88 = 1 000 1000 | FIN=1 RSV=000 opcode=8 | CLOSE (§5.5.1)
+                    04 = 0 0000100 | MASK=0 length=4 | the length itself (§5.2)
                     03 e8 c3 28 | payload | 1000 (§7.4)
                     refused with 1007: text must be UTF-8 (§8.1)
                     """);
@@ -3979,7 +3981,8 @@ class ChatTest {
         @Test
         @DisplayName("who lets more than --max-queue bytes pile up is cut off, to the byte")
         void theQueueHasAnEnd() throws Exception {
-            var settings = new Chat.WebSocket.Settings(1 << 20, 1000, true, null, "", null,
+            var settings = new Chat.WebSocket.Settings(1 << 20, 1000,
+                    new Chat.WebSocket.Memory(1 << 30), true, null, "", null,
                     line -> { });
             try (var reads = new Semaphoric(); var executor =
                     Executors.newVirtualThreadPerTaskExecutor()) {
@@ -4051,10 +4054,12 @@ class ChatTest {
                 for (Raw raw : all) raw.hex("82 ff 00 00 00 00 00 10 00 00 37 fa 21 3d 00");
                 for (Raw raw : all) raw.write(new byte[2000]);
                 Field connections = field(Chat.class, "connections");
-                Field gathered = field(Chat.WebSocket.class, "gathered");
+                Field reader = field(Chat.WebSocket.class, "reader");
+                Field gathered = field(Chat.WebSocket.Reader.class, "length");
                 eventually(2_001_000, () -> {               // now all of that has been read
                     int sum = 0;
-                    for (Object each : (Set<?>) connections.get(chat)) sum += gathered.getInt(each);
+                    for (Object each : (Set<?>) connections.get(chat))
+                        sum += gathered.getInt(reader.get(each));
                     return sum;
                 });
                 long growth = usedMemory() - before;
@@ -7332,7 +7337,7 @@ class ChatTest {
 
     // ---- Taking pieces: the class WebSocket by itself -----------------------------------------
 
-    static final String WEB_SOCKET = "\n    static final class WebSocket {\n";
+    static final String WEB_SOCKET = "\n    static final class WebSocket implements AutoCloseable {\n";
 
     /// The text of Chat.java's class WebSocket up to its closing brace, to be pasted into a class.
     static String webSocketClass() throws IOException {
@@ -7860,7 +7865,8 @@ class ChatTest {
                 for (var field : c.getDeclaredFields())
                     if (field.getType() == int.class || field.getType() == long.class)
                         if (field.getName().matches("[A-Z][A-Z_]+")
-                                && !Chat.WebSocket.OPCODES.containsValue(field.getName())
+                                && IntStream.range(0, 16).mapToObj(Chat.WebSocket::nameOf)
+                                        .noneMatch(field.getName()::equals)
                                 && !List.of("INPUT", "FIRST", "BATCH").contains(field.getName()))
                             assertTrue(named.contains(c.getSimpleName() + "." + field.getName()),
                                     field.getName() + " is not in the table");
@@ -8955,7 +8961,8 @@ class ChatTest {
         @Test
         @DisplayName("an error while one is watched leaves the others watched")
         void anErrorWhileOneIsWatchedLeavesTheOthersWatched() throws Exception {
-            var settings = new Chat.WebSocket.Settings(1000, 1000, true, null, "", null, line -> {
+            var settings = new Chat.WebSocket.Settings(1000, 1000,
+                    new Chat.WebSocket.Memory(1 << 30), true, null, "", null, line -> {
                 throw new OutOfMemoryError("a test's, at " + line);
             });
             try (var listener = new ServerSocket(0, 50, InetAddress.getLoopbackAddress())) {
@@ -8969,8 +8976,9 @@ class ChatTest {
                             while (webSocket.receive() != null) continue;
                         }));
                         raw.shakeHands("/");
-                        Field heard = field(Chat.WebSocket.class, "heard");
-                        heard.setLong(opened.get(), System.nanoTime() - TimeUnit.SECONDS.toNanos(
+                        Field reader = field(Chat.WebSocket.class, "reader");
+                        Field heard = field(Chat.WebSocket.Reader.class, "heard");
+                        heard.setLong(reader.get(opened.get()), System.nanoTime() - TimeUnit.SECONDS.toNanos(
                                 2 * Chat.WebSocket.SILENCE + 1));
                         try {
                             raw.readAll();
