@@ -838,6 +838,7 @@ public final class Chat implements AutoCloseable {
                         "no list of extensions (§9.1)");
                 words.add(value == null ? name : name + "=" + value);
             }
+            rule(isToken(words.get(0)), 400, "no list of extensions (§9.1)");   // its name
             return words;
         }
 
@@ -902,11 +903,14 @@ public final class Chat implements AutoCloseable {
                     rule(out.size() + count <= limit, 1009, "inflated, it is too long (§10.4)");
                     out.write(chunk, 0, count);
                     int rest = inflater.getRemaining();
-                    if (inflater.finished() && rest == 0) return out.toByteArray();
-                    if (inflater.finished()) {      // RFC 7692 §7.2.3.4: there may be last blocks
-                        inflater.reset();
-                        inflater.setInput(input, input.length - rest, rest);
-                    } else rule(count > 0, 1007, "this DEFLATE has no end (RFC 7692 §7.2.2)");
+                    boolean finished = inflater.finished();
+                    rule(count > 0 || finished, 1007, "this DEFLATE has no end (RFC 7692 §7.2.2)");
+                    if (!finished) continue;
+                    // A message may hold several last blocks, or end with one: §7.2.3.4 there.
+                    if (rest == 0 || rest == TAIL.length) return out.toByteArray();
+                    rule(rest > TAIL.length, 1007, "this DEFLATE has no end (RFC 7692 §7.2.2)");
+                    inflater.reset();
+                    inflater.setInput(input, input.length - rest, rest);
                 }
             } catch (DataFormatException broken) {
                 throw new Refusal(1007, "this is not DEFLATE (RFC 7692 §7.2.2)");
@@ -1076,14 +1080,15 @@ public final class Chat implements AutoCloseable {
 
             boolean isClose() { return (bytes[0] & Header.OPCODE) == CLOSE; }
 
-            /// Bytes that one peer's queue is charged with.
-            int cost() { return bytes.length + FRAME_COST; }
-
             /// @return how many bytes of memory it takes that one more waits
-            int hold() { return waiting.getAndIncrement() == 0 ? cost() : FRAME_COST; }
+            int hold() {
+                return waiting.getAndIncrement() == 0 ? bytes.length + FRAME_COST : FRAME_COST;
+            }
 
             /// @return how many bytes of memory get free, as one has it
-            int release() { return waiting.decrementAndGet() == 0 ? cost() : FRAME_COST; }
+            int release() {
+                return waiting.decrementAndGet() == 0 ? bytes.length + FRAME_COST : FRAME_COST;
+            }
         }
 
         /// What programs exchange. It is encoded once, and compressed once, for all it is sent to.
@@ -1414,10 +1419,13 @@ public final class Chat implements AutoCloseable {
 
             /// @return whether somebody has to start writing
             private boolean enqueue(Frame frame) {
-                if (frame.isClose()) state = State.CLOSING;                             // §5.5.1
+                if (frame.isClose()) {                  // §5.5.1: nothing follows, no pong either
+                    state = State.CLOSING;
+                    pong = null;
+                }
                 if (unwritten == 0) progress = System.nanoTime();
                 waiting.add(frame);
-                queued += frame.cost();
+                queued += frame.bytes.length;
                 unwritten = queued + left;
                 settings.memory.count(frame.hold());
                 boolean starts = !writing;
@@ -1431,6 +1439,10 @@ public final class Chat implements AutoCloseable {
                 boolean here = mayWriteHere && Thread.currentThread() == receiver && in.isEmpty();
                 boolean more = !here || writeBatch();
                 if (more) Thread.startVirtualThread(this::writeAll);
+            }
+
+            void startAfterAnswer() {
+                if (settle(List.of())) Thread.startVirtualThread(this::writeAll);
             }
 
             private void writeAll() {
@@ -1456,18 +1468,19 @@ public final class Chat implements AutoCloseable {
 
             /// What is written next: many short frames, or one long one.
             private synchronized List<Frame> take() {
-                var batch = new ArrayList<Frame>(Math.min(waiting.size() + 1, PIECE / FRAME_COST));
+                var batch = new ArrayList<Frame>(Math.min(waiting.size() + 1, 1000));
                 left = 0;
-                while (!waiting.isEmpty() && (left == 0 || left + waiting.peek().cost() <= PIECE)) {
+                while (!waiting.isEmpty()
+                        && (left == 0 || left + waiting.peek().bytes.length <= PIECE)) {
                     Frame frame = waiting.remove();
                     batch.add(frame);
-                    left += frame.cost();
+                    left += frame.bytes.length;
                 }
                 queued -= left;
                 if (waiting.isEmpty()) waiting = new ArrayDeque<>(1);   // give its memory back
                 if (pong != null && left < PIECE) {
                     batch.add(pong);
-                    left += pong.cost();
+                    left += pong.bytes.length;
                     settings.memory.count(pong.hold());
                     pong = null;
                 }
@@ -1512,6 +1525,9 @@ public final class Chat implements AutoCloseable {
                 writing = !waiting.isEmpty() || pong != null;
                 return writing;
             }
+
+            /// Bytes of memory.
+            synchronized long held() { return unwritten + (long) waiting.size() * FRAME_COST; }
 
             synchronized void giveUp() {
                 state = State.CLOSED;
@@ -1567,10 +1583,8 @@ public final class Chat implements AutoCloseable {
                 while (receive() != null) continue;     // until our Close has its answer
             } catch (Refusal refusal) {
                 fail(refusal);
-            } catch (EOFException gone) {               // before it said all
-                cutOff(null);
             } catch (IOException lost) {                // the socket's, or the handler's
-                log(lost.toString());
+                if (!(lost instanceof EOFException)) log(lost.toString());
                 if (state == State.OPEN) fail(new Refusal(1011, PROBLEM));
             } catch (Throwable bug) {
                 log(bug.toString());
@@ -1597,8 +1611,9 @@ public final class Chat implements AutoCloseable {
             protocol = handshake.choose(welcome.of(handshake));
             String extensions = agree(handshake.list("Sec-WebSocket-Extensions"));
             deflating = settings.deflate && extensions != null;
-            write(handshake.accept(protocol, deflating ? extensions : null));
             becomeOpen();
+            write(handshake.accept(protocol, deflating ? extensions : null));
+            outbox.startAfterAnswer();
         }
 
         private void connectStreams() throws IOException {
@@ -1615,6 +1630,7 @@ public final class Chat implements AutoCloseable {
             synchronized (outbox) {
                 if (state == State.CLOSED) throw new EOFException();    // cut off meanwhile
                 state = State.OPEN;
+                outbox.writing = peer == Sender.CLIENT;     // the answer: frames wait for it
             }
         }
 
@@ -1840,13 +1856,13 @@ public final class Chat implements AutoCloseable {
 
         private final Memory.Holder holder = new Memory.Holder() {
             @Override public long held() {
-                return outbox.unwritten + (reader == null ? 0 : reader.reserved.get());
+                return outbox.held() + (reader == null ? 0 : reader.reserved.get());
             }
 
             /// Who lets much pile up is cut off; who sends much can still be told why.
             @Override public void giveUp(String why) {
                 if (reader != null) reader.forget();
-                if (outbox.unwritten > PONG_BACKLOG) {
+                if (outbox.held() > PONG_BACKLOG) {
                     cutOff(why);
                     return;
                 }

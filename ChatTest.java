@@ -428,7 +428,8 @@ class ChatTest {
         Files.delete(dump);
         return Stream.of(threads).filter(thread -> Pattern.compile("[(]Chat[.]java:|HTTP-Dispatcher"
                 + "|-timeout-task|sun[.]net[.]httpserver").matcher(thread).find()
-                && !thread.contains("WebSocket.watch(")).toList();        // one for the program
+                && !thread.contains("WebSocket.watch(")                    // one for the program
+                && !thread.contains("WebSocket$Log.run(")).toList();
     }
 
     /// File descriptors that this process has open; 0 where there is no way to know.
@@ -868,17 +869,17 @@ class ChatTest {
         }
 
         @Test
-        @DisplayName("RFC 6585 §5 a head of over 8 KiB or 100 headers is 431, however it grows")
+        @DisplayName("RFC 6585 §5 a head of over 16 KiB or 100 headers is 431, however it grows")
         void aHeadTooLargeIs431() throws Exception {
             String[] many = IntStream.range(5, 100).mapToObj(i -> "X-" + i + ": " + i)
                     .toArray(String[]::new);
             accepted(request("/echo", many));
             refused(431, request("/echo", Stream.concat(Stream.of("Y: 1"), Stream.of(many))
                     .toArray(String[]::new)));
-            accepted(request("/echo", "X: " + "x".repeat(7900)));
-            refused(431, request("/echo", "X: " + "x".repeat(8192)));
-            refused(431, request("/" + "x".repeat(8192)));
-            refused(431, "x".repeat(9000));                       // no line end will ever come
+            accepted(request("/echo", "X: " + "x".repeat(15_900)));
+            refused(431, request("/echo", "X: " + "x".repeat(16_384)));
+            refused(431, request("/" + "x".repeat(16_384)));
+            refused(431, "x".repeat(17_000));                       // no line end will ever come
             refused(431, "GET / HTTP/1.1\r\n" + "X: 1\r\n".repeat(5000));
         }
 
@@ -2669,10 +2670,16 @@ class ChatTest {
                         "in CLOSE frame, 2 bytes", "out CLOSE frame, 2 bytes"), titles);
                 var heads = request("/echo?a=b", "X-Some-Header: some value").lines().toList();
                 for (String line : heads)
-                    if (!line.isEmpty()) assertTrue(lines.contains("    " + line), line);
-                assertTrue(lines.contains("    HTTP/1.1 101 Switching Protocols"));
-                assertTrue(lines.contains("    Sec-WebSocket-Accept: " + ACCEPT));
+                    if (!line.isEmpty()) assertShown(lines, line);
+                assertShown(lines, "HTTP/1.1 101 Switching Protocols");
+                assertShown(lines, "Sec-WebSocket-Accept: " + ACCEPT);
             }
+        }
+
+        /// A header is shown whole; its meaning may follow.
+        private static void assertShown(List<String> lines, String header) {
+            assertTrue(lines.stream().anyMatch(line -> line.equals("    " + header)
+                    || line.startsWith("    " + header + "  ")), header);
         }
 
         @Test
@@ -2705,7 +2712,7 @@ class ChatTest {
                 for (String bad : List.of("GET / HTTP/1.0\r\n\r\n", "x".repeat(300) + "\r\n\r\n",
                         request("/", "Origin: http://evil.example:1234"), request("/", "-Host"),
                         request("/", "Host: evil.example"), request("/", "-Upgrade"),
-                        request("/" + "z".repeat(200)), request("/", "X: " + "x".repeat(9000)),
+                        request("/" + "z".repeat(200)), request("/", "X: " + "x".repeat(17_000)),
                         request("/", "-Sec-WebSocket-Key"), request("/", "-Connection"),
                         request("/", "Sec-WebSocket-Version: 8"),
                         request("/", "Sec-WebSocket-Extensions: " + ";".repeat(99))))
@@ -2728,7 +2735,8 @@ class ChatTest {
             for (String hex : List.of("818537fa213d7f9f4d5158", "880003e9", "8a8000000000"))
                 for (String line : explain(hex).lines().skip(1).limit(4).toList()) {
                     assertTrue(line.startsWith("    ") && !line.startsWith("     "), line);
-                    assertTrue(line.substring(4, 29).matches("(([0-9a-f]{2} (… )?)+|-) +"), line);
+                    assertTrue(line.substring(4, 29).matches(
+                            "(([0-9a-f]{2} (… )?)+|[0-9a-f]{2} = [01 ]+|-) +"), line);
                     assertTrue(line.substring(29).matches("\\S.*"), line);
                     if (line.length() > 54) assertTrue(line.substring(54).matches(" \\S.*"), line);
                 }
@@ -2777,7 +2785,7 @@ class ChatTest {
             "09 80 37 fa 21 3d, 1002, §5.5, 09 80 37 fa 21 3d",
             "89 fe 01 00, 1002, §5.5, 89 fe 01 00", "81 fe 00 05, 1002, §5.2, 81 fe 00 05",
             "82 ff 80 00 00 00 00 00 00 00, 1002, §5.2, 82 ff 80 00 … 00 00 00",
-            "80 80 37 fa 21 3d, 1002, §5.4, 80", "81 81 37 fa 21 3d c8, 1007, §8.1, ff",
+            "80 80 37 fa 21 3d, 1002, §5.4, 80 = 1 000 0000", "81 81 37 fa 21 3d c8, 1007, §8.1, ff",
             "88 81 37 fa 21 3d 00, 1002, §5.5.1, 37", "88 82 37 fa 21 3d 34 13, 1002, §7.4, 03 e9",
             "c1 81 37 fa 21 3d c8, 1002, §5.2, c1 81 37 fa 21 3d c8"})
         void aRejectionShowsItsReason(String sent, int code, String section, String culprit)
@@ -4010,6 +4018,7 @@ class ChatTest {
             private final CountDownLatch closed = new CountDownLatch(1);
 
             @Override public void setTcpNoDelay(boolean on) { }
+            @Override public void setSendBufferSize(int bytes) { }
             @Override public void setSoLinger(boolean on, int seconds) { }
             @Override public void shutdownOutput() { }
             @Override public boolean isClosed() { return closed.getCount() == 0; }
@@ -7406,7 +7415,8 @@ class ChatTest {
                 }
                 new Raw(port).shakeHands("/").close();
                 assertEquals("1006", echo.next(echo.out));
-                assertEquals("[]", echo.err.toString());
+                assertEquals("[#2 1002 a client must mask its frames (§5.1)]",
+                        echo.err.toString());
             }
         }
 
