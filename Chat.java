@@ -1612,7 +1612,12 @@ public final class Chat implements AutoCloseable {
             String extensions = agree(handshake.list("Sec-WebSocket-Extensions"));
             deflating = settings.deflate && extensions != null;
             becomeOpen();
-            write(handshake.accept(protocol, deflating ? extensions : null));
+            try {
+                write(handshake.accept(protocol, deflating ? extensions : null));
+            } catch (IOException gone) {
+                cutOff(null);
+                throw gone;
+            }
             outbox.startAfterAnswer();
         }
 
@@ -1938,7 +1943,7 @@ public final class Chat implements AutoCloseable {
             /// As the terminal shows it.
             @Override
             public String toString() {
-                String form = name.isEmpty() ? "    %-49s%s %s" : "    %-23s  %-25s %s";
+                String form = name.isEmpty() ? "    %-49s%s  %s" : "    %-23s  %-25s %s";
                 return elide(form.formatted(bytes, name, meaning).stripTrailing(), WIDTH);
             }
         }
@@ -1962,13 +1967,14 @@ public final class Chat implements AutoCloseable {
 
         Explained(Consumer<Traced> told) { this.told = told; }
 
-        /// Explains frames of either direction, until one of them breaks a rule.
+        /// Explains frames of either direction, until one closes or breaks a rule.
         static String explain(byte[] frames) {
             var text = new StringJoiner("\n");
             var reader = reader(frames, seen ->
                     text.add(new Traced("", 0, "", title(seen), rows(seen)).toString()));
             try {
-                while (true) readFrame(reader);
+                int opcode = WebSocket.CONTINUATION;
+                while (opcode != WebSocket.CLOSE) opcode = readFrame(reader);
             } catch (WebSocket.Refusal broken) {
                 text.add("refused with " + broken.code + ": " + broken.getMessage());
                 for (Row row : culprit("the culprit", reader.culprit())) text.add(row.toString());
@@ -1985,11 +1991,13 @@ public final class Chat implements AutoCloseable {
                     new WebSocket.Memory(Long.MAX_VALUE), show);
         }
 
-        private static void readFrame(WebSocket.Reader reader) throws IOException {
+        /// @return the opcode
+        private static int readFrame(WebSocket.Reader reader) throws IOException {
             WebSocket.Header header = reader.readHeader();
             if (!header.isControl()) reader.readData();
             else if (header.opcode() == WebSocket.CLOSE) WebSocket.codeOf(reader.readControl());
             else reader.readControl();
+            return header.opcode();
         }
 
         // ---- What a connection tells ----
@@ -2141,7 +2149,7 @@ public final class Chat implements AutoCloseable {
             var rows = new ArrayList<Row>();
             String rest = WebSocket.printable(line);
             String meaning = meaningOf(line);
-            if (rest.length() + meaning.length() <= WIDTH - 7)
+            if (rest.length() + meaning.length() <= WIDTH - 6)
                 return List.of(new Row(rest, "", meaning));
             while (!rest.isEmpty()) {
                 int most = Math.min(rest.length(), WIDTH - 6);
@@ -2616,7 +2624,7 @@ public final class Chat implements AutoCloseable {
               --header 'NAME: VALUE', --subprotocol NAME: repeatable; --origin ORIGIN
             java Chat.java --explain [HEX ...]    explains frames, given here or on standard input
             java Chat.java --help | --version
-            Fixed: handshake 10 s, 8 KiB, 100 headers; ping after 25 s of silence, gone after 50 s;
+            Fixed: handshake 10 s, 16 KiB, 100 headers; ping after 25 s of silence, gone after 50 s;
             closing 5 s; 10000 rooms; letters in the name of a room 64, of a person 24. Passwords:
             CHAT_KEYSTORE_PASSWORD, CHAT_REDIS_PASSWORD.""";
         static final int MAX_BYTES = 1 << 30;       // what one array and one option may hold
