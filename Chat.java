@@ -2942,9 +2942,12 @@ public final class Chat implements AutoCloseable {
             pageServers.clear();
         }
 
-        /// The first virtual thread that waits for bytes opens what all need for that. If there
-        /// were no file descriptors then, none could ever wait. So it happens before anyone comes.
+        /// What the JDK opens at its first use, it never gets if there are no file descriptors at
+        /// that moment: what virtual threads need to wait for bytes, and the time of the log. So
+        /// both are used before anyone comes.
         private static void readyToWait() throws IOException {
+            java.time.LocalTime.now();
+            TimeZone.getDefault();
             try (var listener = new ServerSocket(0, 1, InetAddress.getLoopbackAddress())) {
                 listener.setSoTimeout(1);
                 Thread.startVirtualThread(() -> {

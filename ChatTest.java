@@ -4683,6 +4683,9 @@ class ChatTest {
                 try (Raw raw = new Raw(port)) {
                     raw.write(wire).socket.shutdownOutput();
                     byte[] answer = raw.in.readAllBytes();
+                    // The JDK's server of https sends its alerts since some version after 21.
+                    if (port == httpsPort && Runtime.version().feature() < 25
+                            && answer.length == 0) continue;
                     assertTrue(answer.length >= 7 && answer[0] == 0x15, "no alert: " + hex(answer));
                     assertEquals("02 46", hex(answer[5], answer[6]), "at the port of "
                             + (port == wssPort ? "wss" : "https"));
@@ -6248,6 +6251,147 @@ class ChatTest {
                 for (int port : new int[] {wide.httpPort(), wide.webSocketPort()})
                     new Socket(other, port).close();
             }
+        }
+    }
+
+    // ---- The page's port, which the JDK's server has, and the limits that it is given ---------
+
+    @Nested
+    @DisplayName("The page's port has limits, too")
+    class PagePort extends Served {
+        static final String GET = "GET /chat HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+        PagePort() { super("--trace"); }
+
+        private static void ask(Raw raw, String request) throws IOException {
+            String head = raw.ascii(request).readHead();
+            assertTrue(head.startsWith("HTTP/1.1 200 "), head);
+            Matcher length = Pattern.compile("(?i)Content-Length: (\\d+)").matcher(head);
+            assertTrue(length.find(), head);
+            raw.read(Integer.parseInt(length.group(1)));
+        }
+
+        @Test
+        @SuppressWarnings("unchecked")
+        @DisplayName("whoever asks for many pages and reads none is given up; the wire goes on")
+        void whoReadsNothingIsGivenUp() throws Exception {
+            var deadlines = (Map<?, CompletableFuture<?>>) field(Chat.Ports.class, "deadlines").get(
+                    field(Chat.class, "ports").get(chat));
+            try (Raw watcher = new Raw(chat.httpPort()); var socket = new Socket()) {
+                watcher.ascii("GET /trace HTTP/1.1\r\nHost: localhost:" + chat.httpPort()
+                        + "\r\n\r\n").readHead();
+                socket.setReceiveBufferSize(4096);
+                socket.connect(new InetSocketAddress("localhost", chat.httpPort()));
+                var asking = Thread.startVirtualThread(() -> {
+                    try {
+                        for (int i = 0; i < 3000; i++) socket.getOutputStream().write(utf8(GET));
+                    } catch (IOException givenUp) {
+                        return;
+                    }
+                });
+                eventually(1L, () -> {                          // one has come to a standstill
+                    var before = Set.copyOf(deadlines.values());
+                    Thread.sleep(300);
+                    return deadlines.values().stream().filter(each -> !each.isDone()
+                            && before.contains(each)).count();
+                });
+                for (var each : deadlines.values())
+                    if (!each.isDone()) assertThrows(ExecutionException.class, () ->
+                            each.get(Chat.Ports.PAGE_TIME + PATIENCE, TimeUnit.SECONDS));
+                eventually(1, deadlines::size);                 // only the wire's is left
+                assertTrue(asking.join(Duration.ofSeconds(PATIENCE)));
+                try (Raw ada = Raw.open(chat, "/echo")) {
+                    ada.text("still here");
+                    var lines = new BufferedReader(new InputStreamReader(watcher.in, "UTF-8"));
+                    String line = "";
+                    while (!line.contains("still here")) line = lines.readLine();
+                }
+            }
+        }
+
+        @Test
+        @DisplayName("a request may come in two parts, some seconds apart: the limit is not in ms")
+        void aSlowRequestIsServed() throws Exception {
+            try (Raw raw = new Raw(chat.httpPort())) {
+                raw.ascii(GET.substring(0, 20));
+                Thread.sleep(2500);             // the JDK's server looks once a second
+                ask(raw, GET.substring(20));
+            }
+        }
+
+        @Test
+        @DisplayName("the next page of a connection comes as fast as that of a new one (no Nagle)")
+        void theNextPageIsFast() throws Exception {
+            int count = 20;
+            for (int attempt = 1; ; attempt++) {
+                long start = System.nanoTime();
+                for (int i = 0; i < count; i++)
+                    try (Raw raw = new Raw(chat.httpPort())) {
+                        ask(raw, GET);
+                    }
+                long fresh = System.nanoTime() - start;
+                try (Raw raw = new Raw(chat.httpPort())) {
+                    ask(raw, GET);
+                    start = System.nanoTime();
+                    for (int i = 0; i < count; i++) ask(raw, GET);
+                }
+                long again = System.nanoTime() - start;     // else 40 ms each, by delayed ACKs
+                if (again < fresh * 2) return;
+                assertTrue(attempt < 5, again + " ns after " + fresh);
+            }
+        }
+
+        @Test
+        @DisplayName("more than 1000 connections are not taken, and all are served that are")
+        void thereIsALimitForAll() throws Exception {
+            var all = new ArrayList<Raw>();
+            try (Program program = Program.chat()) {
+                int port = Integer.parseInt(program.ready().group(2));
+                for (int i = 0; i < 1001; i++) all.add(new Raw(port));
+                try {
+                    assertEquals("", all.getLast().ascii(GET).readAll());
+                } catch (SocketException reset) {
+                    // this is no answer either
+                }
+                ask(all.get(999), GET);
+            } finally {
+                for (Raw raw : all) raw.close();
+            }
+        }
+
+        @Test
+        @DisplayName("no file descriptors at the first connection: with some again, all is well")
+        void noDescriptorsAtTheBeginning() throws Exception {
+            assumeInstalled("prlimit");
+            assumeTrue(new File("/proc/self/fd").exists(), "only a Linux tells of descriptors");
+            Path jar = temporary().resolve("chat.jar");         // which is open once and for all
+            Path classes = Path.of(Chat.class.getProtectionDomain().getCodeSource().getLocation()
+                    .toURI());
+            assertEquals(0, new ProcessBuilder(Path.of(JAVA).resolveSibling("jar").toString(),
+                    "-cf", jar.toString(), "-C", classes.toString(), ".").start().waitFor());
+            try (Program program = new Program(FOLDER, JAVA, "-cp", jar.toString(), "Chat",
+                    "--http-port=0", "--ws-port=0")) {
+                int port = Integer.parseInt(program.ready().group(4));
+                int free = 0;
+                while (Files.exists(Path.of("/proc", "" + program.process.pid(), "fd", "" + free),
+                        LinkOption.NOFOLLOW_LINKS)) free++;
+                limit(program, free + 1);                       // one more, and there is none
+                try (Raw first = new Raw(port); Raw second = new Raw(port)) {
+                    first.ascii(request("/echo"));
+                    while (!program.next(program.err).contains("can't accept")) continue;
+                    limit(program, 1000);
+                    for (Raw raw : List.of(first, second, new Raw(port))) {
+                        if (raw == first) raw.readHead();
+                        else raw.shakeHands("/echo");
+                        assertEquals("Hello", raw.text("Hello").line());
+                    }
+                }
+            }
+        }
+
+        private static void limit(Program program, int files) throws Exception {
+            assertEquals(0, new ProcessBuilder("prlimit", "--pid", "" + program.process.pid(),
+                    "--nofile=" + files + ":").start().waitFor());
         }
     }
 
