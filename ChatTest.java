@@ -415,6 +415,26 @@ class ChatTest {
         }
     }
 
+    /// Takes what is written on standard error: `try (var stderr = new Stderr()) { … }`
+    static final class Stderr implements AutoCloseable {
+        private final PrintStream usual = System.err;
+        private final ByteArrayOutputStream written = new ByteArrayOutputStream();
+
+        Stderr() { System.setErr(new PrintStream(written, true, StandardCharsets.UTF_8)); }
+
+        /// All until now.
+        String text() {
+            Chat.WebSocket.Log.flush();
+            return written.toString(StandardCharsets.UTF_8);
+        }
+
+        @Override
+        public void close() {
+            Chat.WebSocket.Log.flush();
+            System.setErr(usual);
+        }
+    }
+
     // ---- Helpers: what the server holds -------------------------------------------------------
 
     /// Threads of this JVM, virtual ones too, that run the server's code or serve its page.
@@ -2895,7 +2915,7 @@ class ChatTest {
         @Test
         @DisplayName("/trace sends what travels as events: a title, then bytes, name and meaning")
         void traceIsAStreamOfEvents() throws Exception {
-            try (Chat chat = quiet("--trace"); var one = new Events(chat.httpPort());
+            try (Chat chat = chat("--trace"); var one = new Events(chat.httpPort());
                     var other = new Events(chat.httpPort())) {
                 assertTrue(one.connection.getContentType().startsWith("text/event-stream"));
                 try (Raw raw = Raw.open(chat, "/echo", "X: a\tb")) {
@@ -2928,16 +2948,6 @@ class ChatTest {
             }
         }
 
-        /// A server whose trace does not go to the tests' own output.
-        private static Chat quiet(String... options) throws Exception {
-            System.setErr(new PrintStream(OutputStream.nullOutputStream()));
-            return chat(options);
-        }
-
-        private final PrintStream err = System.err;
-
-        @AfterEach void loud() { System.setErr(err); }
-
         private static int status(InetAddress address, int port, String request, String host)
                 throws IOException {
             try (Socket socket = new Socket(address, port)) {
@@ -2953,7 +2963,7 @@ class ChatTest {
         @DisplayName("/trace is there only with --trace, only for this machine, only for GET")
         void traceIsForThisMachineOnly() throws Exception {
             InetAddress own = InetAddress.getByName("localhost");
-            try (Chat without = chat(); Chat with = quiet("--trace", "--host=0.0.0.0")) {
+            try (Chat without = chat(); Chat with = chat("--trace", "--host=0.0.0.0")) {
                 int port = with.httpPort();
                 String host = "localhost:" + port;
                 assertEquals(404, status(own, without.httpPort(), "GET /trace",
@@ -2971,7 +2981,7 @@ class ChatTest {
         @DisplayName("/trace is not there for those who come through a proxy on this machine")
         void traceIsNotForThoseBehindAProxy() throws Exception {
             InetAddress own = InetAddress.getByName("localhost");
-            try (Chat chat = quiet("--trace", "--origin=https://chat.example")) {
+            try (Chat chat = chat("--trace", "--origin=https://chat.example")) {
                 for (String host : List.of("chat.example", "chat.example:443", "localhost"))
                     assertEquals(404, status(own, chat.httpPort(), "GET /trace", host), host);
                 assertEquals(200, status(own, chat.httpPort(), "GET /", "chat.example"));
@@ -2982,7 +2992,7 @@ class ChatTest {
         @DisplayName("for who watches and reads nothing 1,000 items are kept; he can go on later")
         void whoWatchesAndReadsNothingFillsNoMemory() throws Exception {
             Field watchers = field(Chat.class, "watchers");
-            try (Chat chat = quiet("--trace"); var events = new Events(chat.httpPort());
+            try (Chat chat = chat("--trace"); var events = new Events(chat.httpPort());
                     Raw raw = Raw.open(chat, "/echo")) {
                 var queue = (Queue<?>) ((Set<?>) watchers.get(chat)).iterator().next();
                 // Until the buffers of his connection are full, and then some more.
@@ -4442,16 +4452,11 @@ class ChatTest {
 
         /// All that a server writes on standard error while something is done to it.
         private static String written(Deed deed, String... options) throws Exception {
-            PrintStream usual = System.err;
-            var written = new ByteArrayOutputStream();
-            System.setErr(new PrintStream(written, true, StandardCharsets.UTF_8));
-            try {
+            try (var stderr = new Stderr()) {
                 try (Chat chat = chat(options)) {
                     deed.on(chat);
                 }
-                return written.toString(StandardCharsets.UTF_8);
-            } finally {
-                System.setErr(usual);
+                return stderr.text();
             }
         }
 
@@ -5011,11 +5016,8 @@ class ChatTest {
         @Test
         @DisplayName("thousands of random sessions later all is as before")
         void thousandsOfRandomSessions() throws Exception {
-            PrintStream usual = System.err;
-            var log = new ByteArrayOutputStream();
             eventually(0, () -> serverThreads().size());
-            try (Chat chat = chat("--max-message=100000", "--trace")) {
-                System.setErr(new PrintStream(log, true, StandardCharsets.UTF_8));
+            try (var stderr = new Stderr(); Chat chat = chat("--max-message=100000", "--trace")) {
                 session(chat, 0);                                   // opens what is opened once
                 page(chat, new Random(SEED));
                 eventually(true, () -> isEmpty(rooms(chat)));
@@ -5038,12 +5040,10 @@ class ChatTest {
                 }
                 page(chat, new Random(SEED));
                 String bug = "java\\.lang\\.|java\\.util\\.|Exception in thread|refused with 1011";
-                for (String line : log.toString(StandardCharsets.UTF_8).split("\n"))
+                for (String line : stderr.text().split("\n"))
                     assertFalse(Pattern.compile(bug).matcher(line).find(), line);
             } catch (Throwable failure) {
                 throw new AssertionError("it happens again with -Dfuzz.seed=" + SEED, failure);
-            } finally {
-                System.setErr(usual);
             }
         }
 
@@ -8492,8 +8492,9 @@ class ChatTest {
 
         @Override
         public void executionStarted(TestIdentifier identifier) {
-            startedAt.put(identifier, System.nanoTime());
+            Chat.WebSocket.Log.flush();                     // what the test before still had to say
             written.clear();
+            startedAt.put(identifier, System.nanoTime());
         }
 
         @Override
@@ -8519,6 +8520,7 @@ class ChatTest {
                     failures.add(name(identifier));
                     out.println("FAIL  " + name(identifier));
                     result.getThrowable().ifPresent(cause -> out.print(trace(cause).indent(6)));
+                    Chat.WebSocket.Log.flush();
                     String log = written.text();
                     if (!log.isEmpty()) out.print("      what was written meanwhile:\n"
                             + log.indent(8));
@@ -9008,16 +9010,22 @@ class ChatTest {
     @DisplayName("Faults")
     class Faults {
         /// Standard error that fails once, as if there were no memory, at a line that holds this.
-        private static PrintStream failingAt(String text, PrintStream usual) {
-            var first = new AtomicBoolean(true);
-            return new PrintStream(usual, true, StandardCharsets.UTF_8) {
-                @Override
-                public void println(String line) {
-                    if (line.contains(text) && first.getAndSet(false))
-                        throw new OutOfMemoryError("a test's, at " + line);
-                    super.println(line);
-                }
-            };
+        private static final class Failing extends PrintStream {
+            private final String text;
+            final AtomicBoolean failed = new AtomicBoolean();
+
+            Failing(String text) {
+                super(System.err, true, StandardCharsets.UTF_8);
+                this.text = text;
+                System.setErr(this);
+            }
+
+            @Override
+            public void println(String line) {
+                if (line.contains(text) && !failed.getAndSet(true))
+                    throw new OutOfMemoryError("a test's, at " + line);
+                super.println(line);
+            }
         }
 
         @Test
@@ -9053,10 +9061,9 @@ class ChatTest {
         @Test
         @DisplayName("an error while a room is told something leaves the room as it was")
         void anErrorWhileARoomIsToldLeavesTheRoom() throws Exception {
-            PrintStream usual = System.err;
-            try (Chat chat = chat("--no-deflate", "--max-queue=100000");
+            try (var stderr = new Stderr(); Chat chat = chat("--no-deflate", "--max-queue=100000");
                     Raw ada = Raw.open(chat, "/chat/f"); Raw slow = new Raw(chat.webSocketPort())) {
-                System.setErr(failingAt("too slowly", usual));
+                var failing = new Failing("too slowly");
                 ada.assertNothingMore();
                 String name = slow.shakeHands("/chat/f").text("").line().replace(": ", "");
                 assertEquals(name + ": ", ada.line());
@@ -9078,8 +9085,9 @@ class ChatTest {
                     String line = ada.line();
                     while (!line.endsWith("still here?")) line = ada.line();
                 }
-            } finally {
-                System.setErr(usual);
+                eventually(true, failing.failed::get);
+                assertEquals(List.of(), stderr.text().lines().filter(line ->
+                        line.contains("Exception")).toList());
             }
         }
 
@@ -9088,7 +9096,8 @@ class ChatTest {
         void anErrorWhileOneIsAcceptedKeepsOutNobodyElse() throws Exception {
             var failures = new ArrayDeque<Throwable>(List.of(new IOException("a test's"),
                     new OutOfMemoryError("a test's"), new OutOfMemoryError("another of a test's")));
-            try (var chat = new Chat(new Chat.Options("--http-port=0", "--ws-port=0"));
+            try (var stderr = new Stderr();
+                    var chat = new Chat(new Chat.Options("--http-port=0", "--ws-port=0"));
                     var listener = new ServerSocket() {
                 @Override
                 public Socket accept() throws IOException {
@@ -9100,8 +9109,7 @@ class ChatTest {
             }) {
                 listener.bind(new InetSocketAddress(InetAddress.getLoopbackAddress(), 0));
                 Object ports = field(Chat.class, "ports").get(chat);
-                PrintStream usual = System.err;
-                System.setErr(failingAt("can't accept", usual));        // nor while that is logged
+                var failing = new Failing("can't accept");              // nor while that is logged
                 chat.start();
                 var listen = ports.getClass().getDeclaredMethod("listen", ServerSocket.class);
                 listen.setAccessible(true);
@@ -9109,7 +9117,9 @@ class ChatTest {
                         listen.invoke(ports, listener)));
                 new Raw(listener.getLocalPort()).shakeHands("/echo").close();
                 assertTrue(failures.isEmpty(), failures::toString);
-                System.setErr(usual);
+                eventually(true, failing.failed::get);
+                assertEquals(2, stderr.text().lines().filter(line ->
+                        line.contains("can't accept")).count());
             }
         }
 
