@@ -435,6 +435,15 @@ class ChatTest {
         }
     }
 
+    /// A program for Node in which `WebSocket` is the one of npm's ws; skips a test without them.
+    static Program node(String script) throws IOException {
+        assumeInstalled("node");
+        Path ws = Path.of(System.getProperty("npm", ""), "ws");
+        assumeTrue(Files.exists(ws), "npm's ws is not there");
+        return new Program(FOLDER, "node", "-e", "const WebSocket = require(process.argv[1]);\n"
+                + script, ws.toString());
+    }
+
     // ---- Helpers: what the server holds -------------------------------------------------------
 
     /// Threads of this JVM, virtual ones too, that run the server's code or serve its page.
@@ -1484,6 +1493,34 @@ class ChatTest {
                 socket.sendClose(4321, "enough").join();
                 assertEquals(4321, peer.next());
                 assertTrue(peer.heard.isEmpty());
+            }
+        }
+
+        @ParameterizedTest
+        @DisplayName("§1.5, RFC 7692 §7 Node's ws gets all back, compressed or not")
+        @CsvSource({"false, ''", "true, permessage-deflate"})
+        void nodesWsGetsAllBack(boolean deflate, String extensions) throws Exception {
+            try (Program node = node("""
+                    const socket = new WebSocket('ws://localhost:%d/echo', { perMessageDeflate: %s });
+                    const sent = ['', 'Hello', 'é€😀'.repeat(50000), Buffer.alloc(0),
+                      Buffer.alloc(70000, 'z'), 'x'.repeat(1 << 20)];
+                    const wrong = [];
+                    let count = 0;
+                    socket.on('open', () => {
+                      sent.forEach(message => socket.send(message));
+                      socket.ping('last');
+                    });
+                    socket.on('message', (data, isBinary) => {
+                      const message = sent[count++];
+                      if (isBinary !== Buffer.isBuffer(message) || !data.equals(Buffer.from(message)))
+                        wrong.push(count);
+                    });
+                    socket.on('pong', () => socket.close(4321));
+                    socket.on('close', code =>
+                      console.log([socket.extensions, wrong, count, code].join()));
+                    """.formatted(chat.webSocketPort(), deflate))) {
+                assertEquals(extensions + ",,6,4321", node.next(node.out));
+                assertEquals(0, node.exit(), node.err::toString);
             }
         }
 
