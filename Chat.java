@@ -315,12 +315,12 @@ public final class Chat implements AutoCloseable {
         static final int MAX_FRAGMENTS = 100_000;   // of a message: empty ones can come for ever
         static final int PIECE = 64 * 1024;         // bytes written at once: progress is seen
         static final int LEAST_PIECE = 1024;        // bytes that show that a frame makes progress
-        static final int SEND_BUFFER = 128 * 1024;  // bytes the system holds for a slow reader
+        static final int SEND_BUFFER = 64 * 1024;   // bytes the system holds for a slow reader
         static final int INPUT = 512;               // bytes of input buffer: most peers are idle
         static final int PONG_BACKLOG = 16 * 1024;  // unwritten bytes; with more, only one pong
         static final int DEFLATE_FROM = 1024;       // bytes from which compressing pays
         static final int FRAME_COST = 40;           // bytes that a waiting frame takes besides
-        static final long SLICE = 2_000_000;        // ns of work after which others get their turn
+        static final long SLICE = 200_000;          // ns of work after which others get their turn
 
         /// What holds for all connections of a server or client.
         /// @param maxMessage bytes of a message, before and after inflating
@@ -367,11 +367,30 @@ public final class Chat implements AutoCloseable {
             /// @param bytes that are kept, or, if negative, given back
             void count(long bytes) { used.addAndGet(bytes); }
 
-            /// To be called after bytes were kept, by who holds no lock.
+            /// To be called after bytes were kept, but not by who holds a lock.
             void enforce() {
                 if (used.get() <= limit) return;
                 holders.stream().max(Comparator.comparingLong(Holder::held)).ifPresent(
                         holder -> holder.giveUp("the memory of the server is full (§7.4.1)"));
+            }
+        }
+
+        /// What has come from one peer and is kept: the bytes of its request, then of a message.
+        static final class Share {
+            private final Memory memory;
+            private final AtomicLong bytes = new AtomicLong();
+
+            Share(Memory memory) { this.memory = memory; }
+
+            void take(long more) {
+                bytes.addAndGet(more);
+                memory.count(more);
+                memory.enforce();
+            }
+
+            /// By whoever comes first: who reads, or who gives it up.
+            void giveBack() {
+                if (bytes.get() > 0) memory.count(-bytes.getAndSet(0));
             }
         }
 
@@ -445,34 +464,39 @@ public final class Chat implements AutoCloseable {
         /// A small buffer over a stream. It takes no lock for a byte, as BufferedInputStream does,
         /// and lets others run.
         static final class Input {
+            static final int SHOWN = 10;            // bytes of a header that is refused
+
             private final InputStream in;
             private final byte[] buffer = new byte[INPUT];
-            private int next, end;                  // the bytes that have come: from next to end
-            private int mark;                       // where the last header begins
+            private int next, end;                  // what is buffered: from next to end
+            private final byte[] header = new byte[SHOWN];      // the first bytes since mark()
+            private int headerLength;
             private long slice = System.nanoTime();
 
             Input(InputStream in) { this.in = in; }
 
             boolean isEmpty() { return next == end; }
 
-            /// Remembers this place, for the bytes of a header that is refused.
-            void mark() {
-                if (buffer.length - next < Header.LONGEST || isEmpty()) {
-                    System.arraycopy(buffer, next, buffer, 0, end - next);
-                    end -= next;
-                    next = 0;
-                }
-                mark = next;
-            }
+            /// A header begins here.
+            void mark() { headerLength = 0; }
 
-            byte[] sinceMark() { return Arrays.copyOfRange(buffer, mark, Math.min(end, mark + 10)); }
+            /// What has come since then, for who shows what was wrong.
+            byte[] sinceMark() {
+                int more = Math.min(SHOWN - headerLength, end - next);
+                System.arraycopy(buffer, next, header, headerLength, more);
+                return Arrays.copyOf(header, headerLength + more);
+            }
 
             /// @throws EOFException at the end, as all methods that read
             int readByte() throws IOException {
                 if (isEmpty()) fill();
-                int value = buffer[next] & 0xff;
+                byte value = buffer[next];
                 next++;
-                return value;
+                if (headerLength < SHOWN) {
+                    header[headerLength] = value;
+                    headerLength++;
+                }
+                return value & 0xff;
             }
 
             /// A number of so many bytes, the highest first: "network byte order" (§5.2).
@@ -484,15 +508,8 @@ public final class Chat implements AutoCloseable {
 
             /// @return how many bytes were read: at least one, at most `most`
             int read(byte[] target, int at, int most) throws IOException {
-                if (isEmpty() && most >= buffer.length) {
-                    letOthersRun();
-                    return orEnd(in.read(target, at, most));
-                }
-                if (isEmpty()) {
-                    next = 0;
-                    end = 0;
-                    fill();
-                }
+                if (isEmpty() && most >= buffer.length) return readSome(target, at, most);
+                if (isEmpty()) fill();
                 int count = Math.min(most, end - next);
                 System.arraycopy(buffer, next, target, at, count);
                 next += count;
@@ -500,16 +517,14 @@ public final class Chat implements AutoCloseable {
             }
 
             private void fill() throws IOException {
-                if (end == buffer.length) {
-                    next = 0;
-                    end = 0;
-                    mark = 0;
-                }
-                letOthersRun();
-                end += orEnd(in.read(buffer, end, buffer.length - end));
+                next = 0;
+                end = 0;
+                end = readSome(buffer, 0, buffer.length);
             }
 
-            private static int orEnd(int count) throws EOFException {
+            private int readSome(byte[] target, int at, int most) throws IOException {
+                letOthersRun();
+                int count = in.read(target, at, most);
                 if (count < 0) throw new EOFException();
                 return count;
             }
@@ -522,7 +537,7 @@ public final class Chat implements AutoCloseable {
                 slice = System.nanoTime();
             }
 
-            /// Reads and forgets all that still comes.
+            /// Reads and forgets all that still comes, until the end.
             void drain() throws IOException {
                 while (in.read(buffer) >= 0) letOthersRun();
             }
@@ -550,12 +565,13 @@ public final class Chat implements AutoCloseable {
         /// values of a header that comes again follow after a comma, as in all of HTTP.
         record Head(String firstLine, Map<String, String> headers) {
             /// Reads up to the empty line. Each line ends with CR LF.
-            static Head read(Input in, Consumer<String> show) throws IOException {
+            static Head read(Input in, Share share, Consumer<String> show) throws IOException {
                 var text = new StringBuilder();
                 try {
                     int last = 0;
                     while (!endsWith(text, "\r\n\r\n")) {
                         rule(text.length() < MAX_HEAD, 431, "more than " + MAX_HEAD + " bytes");
+                        if (text.length() % 1024 == 0) share.take(1024);
                         int next = in.readByte();
                         rule(next != TLS_HANDSHAKE || text.length() > 0, 400,
                                 "this is TLS (https: or wss:), but the port speaks plain text");
@@ -616,8 +632,9 @@ public final class Chat implements AutoCloseable {
         /// The request of a client (§4.1), checked by a server (§4.2.1).
         /// @param path without the query, still percent-encoded
         record Handshake(String method, String path, Map<String, String> headers) {
-            static Handshake read(Input in, Consumer<String> show) throws IOException {
-                Head head = Head.read(in, show);
+            static Handshake read(Input in, Share share, Consumer<String> show)
+                    throws IOException {
+                Head head = Head.read(in, share, show);
                 String[] words = head.firstLine.split(" ", -1);
                 boolean right = words.length == 3 && isToken(words[0]) && isVersion(words[2]);
                 rule(right, 400, "this is not an HTTP/1.1 request (§4.2.1)");
@@ -958,7 +975,7 @@ public final class Chat implements AutoCloseable {
         record Header(boolean fin, int rsv, int opcode, boolean masked, int key, long length) {
             static final int FIN = 0x80, MASK = 0x80, RSV = 0x70, RSV1 = 0x40, OPCODE = 0x0f;
             static final int LENGTH = 0x7f, TWO_MORE = 126, EIGHT_MORE = 127;
-            static final int LONGEST = 14;          // bytes of a header
+            private static final int LONGEST = 14;  // bytes of a header
 
             /// Reads a header and checks, as early as possible, all that it alone can break.
             static Header read(Input in, boolean deflate, Sender sender) throws IOException {
@@ -1174,7 +1191,7 @@ public final class Chat implements AutoCloseable {
             private final Sender sender;
             private final boolean deflate;          // whether compression was agreed on
             private final int maxMessage;
-            private final Memory memory;
+            private final Share share;              // of the memory
             private final Consumer<Seen> show;      // or null
             private Header header;                  // of the frame that is being read
             // The message that is coming:
@@ -1184,23 +1201,22 @@ public final class Chat implements AutoCloseable {
             private byte[] payload = NOTHING;
             private int length;                     // bytes of it that have come
             private int checked;                    // bytes of these that are known to be UTF-8
-            private final AtomicLong reserved = new AtomicLong();           // bytes, in memory
             /// When a frame ended, or one kilobyte of it came: so a frame has an end in time.
             private volatile long heard = System.nanoTime();
 
-            Reader(Input in, Sender sender, boolean deflate, int maxMessage, Memory memory,
+            Reader(Input in, Sender sender, boolean deflate, int maxMessage, Share share,
                    Consumer<Seen> show) {
                 this.in = in;
                 this.sender = sender;
                 this.deflate = deflate;
                 this.maxMessage = maxMessage;
-                this.memory = memory;
+                this.share = share;
                 this.show = show;
             }
 
             /// Waits for a frame. The message before is not needed any more.
             Header readHeader() throws IOException {
-                if (fragments == 0) forget();
+                if (fragments == 0) share.giveBack();
                 header = null;
                 in.mark();
                 header = Header.read(in, deflate, sender);
@@ -1287,7 +1303,7 @@ public final class Chat implements AutoCloseable {
                 if (length < payload.length) return;
                 int step = Math.max(length, LEAST_PIECE);
                 if (header.fin) step = Math.min(step, rest);
-                reserve(step);
+                share.take(step);
                 payload = Arrays.copyOf(payload, length + step);
             }
 
@@ -1300,22 +1316,15 @@ public final class Chat implements AutoCloseable {
                 byte[] whole;
                 if (compressed) {
                     whole = inflate(payload, length, maxMessage);
-                    reserve(whole.length);
+                    share.take(whole.length);
                 } else whole = length == payload.length ? payload : Arrays.copyOf(payload, length);
                 if (opcode == TEXT && checked < whole.length)
                     checkText(whole, checked, whole.length, true);
                 return whole;
             }
 
-            private void reserve(int bytes) {
-                reserved.addAndGet(bytes);
-                memory.count(bytes);
-                memory.enforce();
-            }
-
-            private void forget() {
-                if (reserved.get() > 0) memory.count(-reserved.getAndSet(0));
-            }
+            /// Nothing more will be read.
+            void end() { payload = NOTHING; }
 
             /// What has come of a header that could not be read; nothing if it was read.
             byte[] culprit() { return header == null ? in.sinceMark() : NOTHING; }
@@ -1348,6 +1357,7 @@ public final class Chat implements AutoCloseable {
         private final Settings settings;
         private final Sender peer;                      // CLIENT in a server, SERVER in a client
         private final Outbox outbox = new Outbox();     // its lock guards state
+        private final Share share;                      // of the memory, for what comes
         private Socket channel;                         // the socket, or TLS over it
         private Input in;
         private OutputStream out;
@@ -1357,6 +1367,7 @@ public final class Chat implements AutoCloseable {
         private int closeCode = 1006;                   // §7.1.5: until a Close comes
         private boolean deflating;
         private boolean pinged;                         // since something was heard
+        private long pingedAt;                          // ns: when the ping was on its way
         private volatile Refusal givenUp;               // why the watcher or another refuses it
         private volatile State state = State.CONNECTING;
         /// When the handshake, or later the end of TCP, is due.
@@ -1368,6 +1379,7 @@ public final class Chat implements AutoCloseable {
             this.socket = socket;
             this.settings = settings;
             this.peer = peer;
+            share = new Share(settings.memory);
             channel = socket;
         }
 
@@ -1456,8 +1468,7 @@ public final class Chat implements AutoCloseable {
                 try {
                     if (settings.wire != null)
                         for (Frame frame : batch) settings.wire.sent(number, frame.bytes);
-                    if (batch.size() == 1) writeInPieces(batch.get(0).bytes);
-                    else writeTogether(batch);
+                    write(batch);
                 } catch (IOException lost) {
                     cutOff(null);
                 } catch (Throwable bug) {
@@ -1488,25 +1499,17 @@ public final class Chat implements AutoCloseable {
                 return batch;
             }
 
-            /// A long frame: after each piece it can be seen that the peer reads.
-            private void writeInPieces(byte[] frame) throws IOException {
-                int done = 0;
-                while (done < frame.length) {
-                    int count = Math.min(frame.length - done, PIECE);
-                    out.write(frame, done, count);
-                    done += count;
-                    written(count);
-                }
-            }
-
-            /// Short frames: they share one system call.
-            private void writeTogether(List<Frame> frames) throws IOException {
-                int length = 0;
-                for (Frame frame : frames) length += frame.bytes.length;
-                var together = ByteBuffer.allocate(length);
-                for (Frame frame : frames) together.put(frame.bytes);
-                out.write(together.array());
-                written(length);
+            /// Short frames share a system call. Long ones are written in pieces: after each it can
+            /// be seen that the peer reads.
+            private void write(List<Frame> batch) throws IOException {
+                var together = new BufferedOutputStream(out, Math.clamp(left, 1, PIECE));
+                for (Frame frame : batch)
+                    for (int done = 0; done < frame.bytes.length; done += PIECE) {
+                        int count = Math.min(frame.bytes.length - done, PIECE);
+                        together.write(frame.bytes, done, count);
+                        written(count);
+                    }
+                together.flush();
             }
 
             private synchronized void written(int bytes) {
@@ -1585,7 +1588,8 @@ public final class Chat implements AutoCloseable {
                 fail(refusal);
             } catch (IOException lost) {                // the socket's, or the handler's
                 if (!(lost instanceof EOFException)) log(lost.toString());
-                if (state == State.OPEN) fail(new Refusal(1011, PROBLEM));
+                if (givenUp != null) fail(givenUp);
+                else if (state == State.OPEN) fail(new Refusal(1011, PROBLEM));
             } catch (Throwable bug) {
                 log(bug.toString());
                 fail(new Refusal(state == State.CONNECTING ? 500 : 1011, PROBLEM));
@@ -1606,7 +1610,7 @@ public final class Chat implements AutoCloseable {
             if (settings.tls != null)                   // §4.2.2: TLS first; null: as its server
                 channel = settings.tls.getSocketFactory().createSocket(socket, null, true);
             connectStreams();
-            Handshake handshake = Handshake.read(in, text -> show(true, text));
+            Handshake handshake = Handshake.read(in, share, text -> show(true, text));
             path = handshake.path();
             protocol = handshake.choose(welcome.of(handshake));
             String extensions = agree(handshake.list("Sec-WebSocket-Extensions"));
@@ -1631,7 +1635,8 @@ public final class Chat implements AutoCloseable {
         private void becomeOpen() throws IOException {
             Consumer<Seen> show = null;
             if (settings.wire != null) show = frame -> settings.wire.received(number, frame);
-            reader = new Reader(in, peer, deflating, settings.maxMessage, settings.memory, show);
+            share.giveBack();
+            reader = new Reader(in, peer, deflating, settings.maxMessage, share, show);
             synchronized (outbox) {
                 if (state == State.CLOSED) throw new EOFException();    // cut off meanwhile
                 state = State.OPEN;
@@ -1685,7 +1690,7 @@ public final class Chat implements AutoCloseable {
                 connectStreams();
                 String key = Handshake.newKey();
                 write(Handshake.request(uri, key, settings.deflate, subprotocols, headers));
-                Head answer = Head.read(in, text -> show(true, text));
+                Head answer = Head.read(in, share, text -> show(true, text));
                 Handshake.checkAnswer(answer, key, settings.deflate, subprotocols);
                 path = uri.getRawPath();
                 protocol = answer.headers.get("Sec-WebSocket-Protocol");
@@ -1831,6 +1836,8 @@ public final class Chat implements AutoCloseable {
             try (socket) {
                 synchronized (outbox) { state = State.CLOSED; }
                 outbox.await(0);
+                if (reader != null) reader.end();
+                share.giveBack();
                 if (peer == Sender.CLIENT) channel.shutdownOutput();
                 if (in != null) in.drain();
             } catch (IOException | UnsupportedOperationException gone) {
@@ -1843,7 +1850,7 @@ public final class Chat implements AutoCloseable {
         private void forgetAll() {
             LIVE.remove(this);
             settings.memory.holders.remove(holder);
-            if (reader != null) reader.forget();
+            share.giveBack();
         }
 
         /// Ends the connection at once, without a Close: a reset, which drops what is unsent. The
@@ -1860,18 +1867,16 @@ public final class Chat implements AutoCloseable {
         }
 
         private final Memory.Holder holder = new Memory.Holder() {
-            @Override public long held() {
-                return outbox.held() + (reader == null ? 0 : reader.reserved.get());
-            }
+            @Override public long held() { return outbox.held() + share.bytes.get(); }
 
             /// Who lets much pile up is cut off; who sends much can still be told why.
             @Override public void giveUp(String why) {
-                if (reader != null) reader.forget();
+                share.giveBack();
                 if (outbox.held() > PONG_BACKLOG) {
                     cutOff(why);
                     return;
                 }
-                givenUp = new Refusal(1013, why);
+                givenUp = new Refusal(state == State.CONNECTING ? 503 : 1013, why);
                 endInput();
             }
         };
@@ -1916,17 +1921,18 @@ public final class Chat implements AutoCloseable {
             else if (late > 0) endInput();
         }
 
-        /// A sign of life is a whole frame, a kilobyte of one, or a piece that the peer has taken:
-        /// a ping may have to wait behind many of these.
+        /// A sign of life is a whole frame, or a kilobyte of one. Who gives none for a while is
+        /// pinged. Who takes what waits for it is alive: the ping may be behind all that.
         private void lookForLife(long now) {
             boolean waits = outbox.unwritten > 0;
-            long taken = now - outbox.progress;
-            long silence = now - reader.heard;
-            if (waits) silence = Math.min(silence, taken);
-            boolean stuck = waits && taken > seconds(2 * SILENCE);
-            if (stuck || silence > seconds(2 * SILENCE)) cutOff("gave no sign of life");
-            else if (silence > seconds(SILENCE) && !pinged) ping();
-            pinged = silence > seconds(SILENCE);
+            boolean stuck = waits && now - outbox.progress > seconds(2 * SILENCE);
+            boolean silent = now - reader.heard > seconds(SILENCE);
+            boolean begins = silent && !pinged;
+            if (begins || waits) pingedAt = now;
+            if (stuck || silent && now - pingedAt > seconds(SILENCE))
+                cutOff("gave no sign of life");
+            else if (begins) ping();
+            pinged = silent;
         }
     }
 
@@ -1988,7 +1994,7 @@ public final class Chat implements AutoCloseable {
         private static WebSocket.Reader reader(byte[] frames, Consumer<WebSocket.Seen> show) {
             var in = new WebSocket.Input(new ByteArrayInputStream(frames));
             return new WebSocket.Reader(in, WebSocket.Sender.ANY, true, MAX_EXPLAINED,
-                    new WebSocket.Memory(Long.MAX_VALUE), show);
+                    new WebSocket.Share(new WebSocket.Memory(Long.MAX_VALUE)), show);
         }
 
         /// @return the opcode
@@ -2191,14 +2197,19 @@ public final class Chat implements AutoCloseable {
         private static final DateTimeFormatter TIME =
                 DateTimeFormatter.ofPattern("HH:mm:ss.SSS", Locale.ROOT);
 
-        /// Whether stderr is a terminal. (JDK 22 to 24 always claim to have a console.)
-        static final boolean COLOUR = System.console() != null && System.getenv("NO_COLOR") == null
-                && !new File("/dev/stderr").isFile()
-                && !List.of(22, 23, 24).contains(Runtime.version().feature());
+        /// Whether stderr is a terminal that knows colours. It is asked when it is first needed:
+        /// that takes 20 ms. (JDK 22 to 24 always claim to have a console.)
+        private static final class Colours {
+            static final boolean WANTED = System.console() != null
+                    && System.getenv("NO_COLOR") == null
+                    && !"dumb".equals(System.getenv("TERM"))
+                    && !new File("/dev/stderr").isFile()
+                    && !List.of(22, 23, 24).contains(Runtime.version().feature());
+        }
 
         /// The title bold, the bytes of a frame in cyan.
         static String coloured(Traced traced) {
-            if (!COLOUR) return traced.toString();
+            if (!Colours.WANTED) return traced.toString();
             var lines = new StringJoiner("\n");
             for (String line : traced.toString().split("\n")) {
                 boolean ofFrame = line.startsWith("    ") && line.length() > 28;

@@ -9180,6 +9180,11 @@ class ChatTest {
                         raw.shakeHands("/");
                         Field reader = field(Chat.WebSocket.class, "reader");
                         Field heard = field(Chat.WebSocket.Reader.class, "heard");
+                        // As if a ping had gone out, and nothing had come back.
+                        field(Chat.WebSocket.class, "pingedAt").setLong(opened.get(),
+                                System.nanoTime() - TimeUnit.SECONDS.toNanos(
+                                Chat.WebSocket.SILENCE + 1));
+                        field(Chat.WebSocket.class, "pinged").setBoolean(opened.get(), true);
                         heard.setLong(reader.get(opened.get()), System.nanoTime() - TimeUnit.SECONDS.toNanos(
                                 2 * Chat.WebSocket.SILENCE + 1));
                         try {
