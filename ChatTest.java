@@ -8251,7 +8251,8 @@ class ChatTest {
                         new Bench.Plan("broadcast", "", 50, 3, 2, 0),
                         new Bench.Plan("rate", "", 50, 3, 0, 100),
                         new Bench.Plan("idle", "", 10, 0, 0, 0),
-                        new Bench.Plan("storm", "", 4, 0, 0, 0))) {
+                        new Bench.Plan("storm", "", 4, 0, 0, 0),
+                        new Bench.Plan("broadcast", "", 50, 3, 2, 0).first())) {
                     var row = Bench.measure(plan, server, 0.1);
                     assertTrue(Bench.isClean(row), row::toString);
                     assertTrue(plan.kind().equals("idle") || (long) row.get("received") > 0,
@@ -8290,12 +8291,42 @@ class ChatTest {
                         if (i == 7) late = line;
                     }
                 }));
-                var server = new Bench.Server(ProcessHandle.current(), new InetSocketAddress(
-                        InetAddress.getLoopbackAddress(), listener.getLocalPort()));
+                var server = Bench.Server.at("" + listener.getLocalPort(), "/,/");
                 var row = Bench.measure(new Bench.Plan("echo", "badly", 2, 2, 4, 0), server, 0.1);
                 assertEquals(List.of(2L, 2L, 2L), Stream.of("lost", "doubled", "reordered")
                         .map(row::get).toList());
                 assertFalse(Bench.isClean(row));
+            }
+        }
+
+        @Test
+        @DisplayName("--against measures another server, at its paths")
+        void againstMeasuresAnotherServer() throws Exception {
+            var paths = ConcurrentHashMap.<String>newKeySet();
+            try (var listener = new ServerSocket(0, 9, InetAddress.getLoopbackAddress())) {
+                Thread.startVirtualThread(() -> serve(listener, webSocket -> {
+                    paths.add(webSocket.path());
+                    while (webSocket.receive() instanceof Chat.WebSocket.Message message)
+                        webSocket.send(message);
+                }));
+                String port = "127.0.0.1:" + listener.getLocalPort();
+                assertTrue(Bench.run("--against", port, "--paths", "/room,/mirror", "--seconds",
+                        "0.1", "echo", "storm"));
+                assertEquals(Set.of("/mirror"), paths);
+            }
+            for (String wrong : List.of("http", "localhost:", "localhost:65536", "localhost:-1"))
+                assertThrows(IllegalArgumentException.class, () -> Bench.Server.at(wrong, "/,/e"));
+        }
+
+        @Test
+        @DisplayName("measures the first seconds from the first connection on")
+        void measuresTheFirstSeconds() throws Exception {
+            try (Chat chat = chat()) {
+                var server = Bench.Server.at("" + chat.webSocketPort(), Bench.Server.paths());
+                var row = Bench.measure(new Bench.Plan("storm", "", 4, 0, 0, 0).first(), server, 1);
+                long late = (long) row.get("received") - (long) row.get("measured");
+                assertTrue(late <= 2 * 4, row::toString);           // those that were under way
+                assertTrue((long) row.get("measured") > 4 * late, row::toString);
             }
         }
 
@@ -8624,10 +8655,8 @@ class ChatTest {
     public static void main(String... arguments) throws Exception {
         try {
             System.exit(Bench.run(arguments) ? 0 : 1);
-        } catch (IllegalArgumentException | NoSuchElementException wrong) {
-            System.err.println(Objects.requireNonNullElse(wrong.getMessage(), "--seconds needs N")
-                    + "\nusage: bench [--json] [--seconds N] "
-                    + "[echo] [broadcast] [rate] [idle] [storm]");
+        } catch (IllegalArgumentException wrong) {
+            System.err.println(wrong.getMessage() + "\n" + Bench.USAGE);
             System.exit(2);
         }
     }
@@ -8637,39 +8666,65 @@ class ChatTest {
     /// digits for its sender and eight that count his lines; it is read from its end, because the
     /// server puts a name before it.
     static final class Bench implements AutoCloseable {
+        static final String USAGE = """
+            ./run.sh bench [--json] [--seconds N] [echo] [broadcast] [rate] [idle] [storm] [first]
+              first                  storm, echo and broadcast just after the start, not warmed up
+              --against [HOST:]PORT  measures the server there, not one that is started for it
+              --paths CHAT,ECHO      of that server, as /,/echo: who is at CHAT gets what anybody
+                                     says there, after a name or nothing; ECHO returns it""";
+
         /// @param inFlight lines of each sender that are under way
         /// @param rate     if not 0: lines a second of all together, whatever comes back
-        record Plan(String kind, String title, int peers, int senders, int inFlight, int rate) { }
+        /// @param cold     whether the server has just been started: nothing warms it up
+        record Plan(String kind, String title, int peers, int senders, int inFlight, int rate,
+                    boolean cold) {
+            Plan(String kind, String title, int peers, int senders, int inFlight, int rate) {
+                this(kind, title, peers, senders, inFlight, rate, false);
+            }
 
+            Plan first() { return new Plan(kind, title, peers, senders, inFlight, rate, true); }
+
+            boolean isOf(Set<String> kinds) {
+                return kinds.isEmpty() || kinds.contains(cold ? "first" : kind);
+            }
+        }
+
+        static final Plan ECHO = new Plan("echo", "50 connections, 16 in flight", 50, 50, 16, 0);
+        static final Plan BROADCAST = new Plan("broadcast", "to 100, 4 senders", 100, 4, 4, 0);
+        static final Plan STORM = new Plan("storm", "32 connections at a time", 32, 0, 0, 0);
         static final List<Plan> PLANS = List.of(
-                new Plan("echo", "50 connections, 1 in flight", 50, 50, 1, 0),
-                new Plan("echo", "50 connections, 16 in flight", 50, 50, 16, 0),
-                new Plan("broadcast", "to 100, 4 senders", 100, 4, 4, 0),
+                new Plan("echo", "50 connections, 1 in flight", 50, 50, 1, 0), ECHO, BROADCAST,
                 new Plan("broadcast", "to 1000, 2 senders", 1000, 2, 2, 0),
                 new Plan("rate", "to 500, 100 lines/s", 500, 4, 0, 100),
                 new Plan("idle", "at most 10,000 connections", 10_000, 0, 0, 0),
-                new Plan("storm", "32 connections at a time", 32, 0, 0, 0));
+                STORM, STORM.first(), ECHO.first(), BROADCAST.first());
         /// The figures. Cpus are processors in use: 1 is all of one.
         static final List<String> FIGURES = List.of("perSecond", "p50ms", "p99ms", "kBEach",
                 "serverCpus", "benchCpus", "lost", "doubled", "reordered");
         static final int DIGITS = 12;
 
         static boolean run(String... arguments) throws Exception {
-            double seconds = 3;
-            boolean json = false;
             var kinds = new HashSet<String>();
+            boolean json = false;
+            double seconds = 3;
+            String against = "", paths = Server.paths();
             for (var words = List.of(arguments).iterator(); words.hasNext(); ) {
                 String word = words.next();
-                if (word.equals("--json")) json = true;
+                boolean kind = PLANS.stream().anyMatch(plan -> plan.isOf(Set.of(word)));
+                if (kind) kinds.add(word);
+                else if (word.equals("--json")) json = true;
+                else if (!words.hasNext()) throw new IllegalArgumentException(word + "?");
                 else if (word.equals("--seconds")) seconds = Double.parseDouble(words.next());
-                else if (PLANS.stream().anyMatch(plan -> plan.kind.equals(word))) kinds.add(word);
-                else if (!word.equals("bench")) throw new IllegalArgumentException(word + "?");
+                else if (word.equals("--against")) against = words.next();
+                else if (word.equals("--paths")) paths = words.next();
+                else throw new IllegalArgumentException(word + "?");
             }
             var rows = new ArrayList<Map<String, Object>>();
             for (Plan plan : PLANS)
-                if (kinds.isEmpty() || kinds.contains(plan.kind)) {
-                    System.err.printf("%-10s %-27s", plan.kind, plan.title);
-                    try (Server server = Server.start()) {
+                if (plan.isOf(kinds)) {
+                    System.err.printf("%-10s %-27s", label(plan), plan.title);
+                    try (Server server = against.isEmpty() ? Server.start()
+                            : Server.at(against, paths)) {
                         rows.add(measure(plan, server, seconds));
                     }
                     System.err.println();
@@ -8677,6 +8732,8 @@ class ChatTest {
             System.out.println(json ? rows.stream().map(Bench::json).toList() : table(rows));
             return rows.stream().allMatch(Bench::isClean);
         }
+
+        private static String label(Plan plan) { return (plan.cold ? "1st " : "") + plan.kind; }
 
         /// @return figures by their names
         static Map<String, Object> measure(Plan plan, Server server, double seconds)
@@ -8711,22 +8768,35 @@ class ChatTest {
             return text.toString();
         }
 
-        /// A server in a JVM of its own, with the options of this one.
-        record Server(ProcessHandle process, InetSocketAddress address) implements AutoCloseable {
+        /// A server: its process, unless somebody else has started it, and where it is.
+        record Server(Optional<ProcessHandle> process, InetSocketAddress address, String chat,
+                      String echo) implements AutoCloseable {
+            /// Those of a Chat; nobody else is in this room.
+            static String paths() { return "/chat/" + System.nanoTime() + ",/echo"; }
+
+            /// Starts one as a user does.
             static Server start() throws IOException {
-                var command = new ArrayList<>(List.of(jdk("java")));
-                ManagementFactory.getRuntimeMXBean().getInputArguments().stream()
-                        .filter(option -> option.startsWith("-X")).forEach(command::add);
-                URL classes = Chat.class.getProtectionDomain().getCodeSource().getLocation();
-                Collections.addAll(command, "-cp", "" + Path.of(URI.create(classes.toString())),
-                        "Chat", "--http-port=0", "--ws-port=0", "--max-connections=20000");
-                Process process = new ProcessBuilder(command)
+                Process process = new ProcessBuilder("./run.sh", "--http-port=0", "--ws-port=0",
+                        "--max-connections=20000")
                         .redirectError(ProcessBuilder.Redirect.INHERIT).start();
                 Runtime.getRuntime().addShutdownHook(new Thread(process::destroyForcibly));
                 String line = process.inputReader().lines().filter(l -> l.contains("ws://"))
                         .findFirst().orElseThrow(() -> new IOException("no server"));
-                return new Server(process.toHandle(), new InetSocketAddress("localhost",
-                        Integer.parseInt(line.replaceAll(".*ws://[^:]*:|/.*", ""))));
+                Server it = at(line.replaceAll(".*ws://[^:]*:|/.*", ""), paths());
+                return new Server(Optional.of(process.toHandle()), it.address, it.chat, it.echo);
+            }
+
+            /// @param place [host:]port
+            /// @param paths chat,echo
+            static Server at(String place, String paths) {
+                int colon = place.lastIndexOf(':'), comma = paths.indexOf(',');
+                String port = place.substring(colon + 1);
+                if (!port.matches("\\d{1,5}") || Integer.parseInt(port) > 65535 || comma < 0)
+                    throw new IllegalArgumentException(place + " " + paths + "?");
+                String host = colon < 0 ? "localhost" : place.substring(0, colon);
+                return new Server(Optional.empty(),
+                        new InetSocketAddress(host, Integer.parseInt(port)),
+                        paths.substring(0, comma), paths.substring(comma + 1));
             }
 
             static String jdk(String tool) {
@@ -8736,24 +8806,34 @@ class ChatTest {
             SocketChannel open(byte[] request) throws IOException {
                 SocketChannel channel = SocketChannel.open(address);
                 channel.setOption(StandardSocketOptions.TCP_NODELAY, true);
-                ask(channel, request, ACCEPT + "\r\n\r\n");
+                String head = ask(channel, request, "\r\n\r\n");
+                if (!head.contains(ACCEPT)) throw new IOException("wrong answer: " + head);
                 return channel;
             }
 
-            /// Sends this and waits for an answer that ends so.
-            static void ask(SocketChannel channel, byte[] sent, String end) throws IOException {
+            /// Sends this and waits for an answer that has this in it.
+            static String ask(SocketChannel channel, byte[] sent, String awaited)
+                    throws IOException {
                 channel.write(ByteBuffer.wrap(sent));
-                var got = ByteBuffer.allocate(512);
-                for (String text = ""; !text.endsWith(end); ) {
+                var got = ByteBuffer.allocate(1024);
+                for (String text = ""; ; ) {
+                    if (text.contains(awaited)) return text;
                     if (channel.read(got) <= 0) throw new IOException("wrong answer: " + text);
                     text = new String(got.array(), 0, got.position(), StandardCharsets.ISO_8859_1);
                 }
             }
 
+            /// Time on a processor in all; 0 if that can't be known.
+            long cpu() {
+                return process.flatMap(server -> server.info().totalCpuDuration())
+                        .orElse(Duration.ZERO).toNanos();
+            }
+
             @Override
             public void close() {
-                process.destroy();
-                process.onExit().join();
+                if (process.isEmpty()) return;
+                process.get().destroy();
+                process.get().onExit().join();
             }
         }
 
@@ -8805,12 +8885,11 @@ class ChatTest {
             this.plan = plan;
             this.server = server;
             echo = plan.kind.equals("echo");
-            request = utf8(request(echo || plan.kind.equals("storm") ? "/echo"
-                    : "/chat/" + System.nanoTime()));           // nobody else is in this room
-            warmUp = (long) (Math.min(2, seconds) * 1e9);
+            request = utf8(request(echo || plan.kind.equals("storm") ? server.echo : server.chat));
+            warmUp = plan.cold ? 0 : (long) (Math.min(2, seconds) * 1e9);
             time = (long) (seconds * 1e9);
             line = ByteBuffer.wrap(utf8(".".repeat(echo ? 19 : 51) + "~" + "0".repeat(DIGITS)));
-            row.put("kind", plan.kind);
+            row.put("kind", label(plan));
             row.put("title", plan.title);
         }
 
@@ -8966,9 +9045,10 @@ class ChatTest {
             row.put("title", count + " connections");
         }
 
-        /// The server's kB after a full collection; 0 where there is no /proc.
+        /// The server's kB after a full collection; 0 where there is no /proc, or it isn't ours.
         private long memory() throws Exception {
-            String pid = Long.toString(server.process.pid());
+            if (server.process.isEmpty()) return 0;
+            String pid = Long.toString(server.process.get().pid());
             Path status = Path.of("/proc", pid, "status");
             if (!Files.exists(status)) return 0;
             new ProcessBuilder(Server.jdk("jcmd"), pid, "GC.run")
@@ -9005,21 +9085,21 @@ class ChatTest {
             }
         }
 
-        private static long cpu(ProcessHandle process) {
-            return process.info().totalCpuDuration().orElse(Duration.ZERO).toNanos();
-        }
-
         private interface Stretch { void pass() throws Exception; }
 
         /// What happens in the measured time.
         private void meter(Stretch stretch) throws Exception {
             long start = System.nanoTime(), received = tally.received;
-            long serverCpu = cpu(server.process), benchCpu = cpu(ProcessHandle.current());
+            var system = ManagementFactory.getPlatformMXBean(
+                    com.sun.management.OperatingSystemMXBean.class);
+            long serverCpu = server.cpu(), benchCpu = system.getProcessCpuTime();
             stretch.pass();
             double nanos = System.nanoTime() - start;
+            row.put("measured", tally.received - received);
             row.put("perSecond", 1e9 * (tally.received - received) / nanos);
-            row.put("serverCpus", (cpu(server.process) - serverCpu) / nanos);
-            row.put("benchCpus", (cpu(ProcessHandle.current()) - benchCpu) / nanos);
+            if (server.process.isPresent())
+                row.put("serverCpus", (server.cpu() - serverCpu) / nanos);
+            row.put("benchCpus", (system.getProcessCpuTime() - benchCpu) / nanos);
         }
 
         private Map<String, Object> result() {

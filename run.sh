@@ -281,7 +281,7 @@ case $1 in
         # shellcheck disable=SC2086 # several flags
         case $task in
             test) run_tests "$@" ;;
-            bench) "$jdk/bin/java" $flags -cp "$work:$jar" ChatTest bench "$@" ;;
+            bench) "$jdk/bin/java" $flags -cp "$work:$jar" ChatTest "$@" ;;
         esac
         exit
 esac
