@@ -24,6 +24,7 @@ import java.util.zip.*;
 import javax.net.ssl.*;
 import javax.tools.*;
 import org.junit.jupiter.api.*;
+import org.junit.jupiter.api.function.Executable;
 import org.junit.jupiter.params.*;
 import org.junit.jupiter.params.provider.*;
 import org.junit.platform.engine.*;
@@ -377,11 +378,22 @@ class ChatTest {
 
         /// The same, under `env`, `sh -c` or the like.
         static Program under(List<String> before, String... options) throws Exception {
+            return new Program(FOLDER, command(before, List.of(), options));
+        }
+
+        /// The same, with flags of the JVM.
+        static Program with(List<String> flags, String... options) throws Exception {
+            return new Program(FOLDER, command(List.of(), flags, options));
+        }
+
+        /// What starts the classes under test.
+        static String[] command(List<String> before, List<String> flags, String... options)
+                throws Exception {
             var code = Chat.class.getProtectionDomain().getCodeSource().getLocation().toURI();
-            return new Program(FOLDER, Stream.of(before, List.of(JAVA, "-Dstdout.encoding=UTF-8",
-                    "-Dstderr.encoding=UTF-8", "-cp", Path.of(code).toString(), "Chat",
-                    "--http-port=0", "--ws-port=0"), List.of(options))
-                    .flatMap(List::stream).toArray(String[]::new));
+            return Stream.of(before, List.of(JAVA, "-Dstdout.encoding=UTF-8",
+                    "-Dstderr.encoding=UTF-8"), flags, List.of("-cp", Path.of(code).toString(),
+                    "Chat", "--http-port=0", "--ws-port=0"), List.of(options))
+                    .flatMap(List::stream).toArray(String[]::new);
         }
 
         /// The next line of `out` or `err`.
@@ -895,6 +907,15 @@ class ChatTest {
         void aFailedHandshakeEndsInHttp() throws Exception {
             refused(404, request("/nowhere") + "\u0081\u0085\u0037\u00fa\u0021\u003d\u007f\u009f"
                     + "MQX" + request("/echo"));
+        }
+
+        @Test
+        @DisplayName("RFC 9112 §3.2.2, §6.1 a target with a host: Host is ignored; no body is no body")
+        void theHostOfTheTargetCounts() throws Exception {
+            accepted(request("http://localhost/echo", "Host: evil.example"));
+            refused(403, request("http://evil.example/echo"));
+            accepted(request("/echo", "Content-Length: 0"));
+            refused(400, request("/echo", "Content-Length: 1"));
         }
 
         @Test
@@ -2270,6 +2291,39 @@ class ChatTest {
         }
 
         @Test
+        @DisplayName("§10.4 so does one of small blocks, as of a deflater that has little memory")
+        void whatComesInSmallBlocksPasses() throws Exception {
+            int size = 127;                     // with zlib's memLevel 1 a block has no more
+            byte[] noise = new byte[1 << 20];
+            new Random(7692).nextBytes(noise);
+            var blocks = new ByteArrayOutputStream();
+            for (int from = 0; from < noise.length; from += size) {
+                int length = Math.min(size, noise.length - from);
+                blocks.writeBytes(bytes("00 %02x 00 %02x ff".formatted(length, 255 - length)));
+                blocks.write(noise, from, length);
+            }
+            blocks.write(0);                                    // §7.2.1: an empty block's start
+            try (Raw raw = Raw.open(chat, "/echo", OFFER)) {
+                Frame back = raw.frame(0xc2, blocks.toByteArray()).frame();
+                assertEquals(0x82, back.first() & 0xff, back.code() + "");
+                assertArrayEquals(noise, back.payload());
+                raw.bye();
+            }
+        }
+
+        @Test
+        @DisplayName("§7.2.2 what ends inside a block is 1007, not the beginning of a message")
+        void whatEndsInsideABlockIs1007() throws Exception {
+            byte[] text = new byte[3000];
+            new Random(7692).nextBytes(text);
+            for (byte[] whole : List.of(deflate(text), deflate(utf8("Hello, hello, hello"))))
+                for (int cut : new int[] {2, 3, whole.length / 2}) {
+                    byte[] part = Arrays.copyOf(whole, whole.length - cut);
+                    fails(1007, hex(masked(0xc2, part)));
+                }
+        }
+
+        @Test
         @DisplayName("§7.2.3.4 half a million final blocks in a message are no trouble")
         void manyFinalBlocksAreNoTrouble() throws Exception {
             byte[] start = deflate(new byte[1 << 19]), blocks = new byte[1 << 20];
@@ -2832,6 +2886,24 @@ class ChatTest {
                     assertFalse(line.matches("(10:15:00.000|    81 +got you).*"), line);
                 }
                 assertTrue(lines.stream().anyMatch(l -> l.contains("\"\\u{a}10:15:00.000 #9")));
+            }
+        }
+
+        @Test
+        @DisplayName("digits are 0 to 9 in every language")
+        void digitsAre0To9InEveryLanguage() throws Exception {
+            List<String> egypt = List.of("-Duser.language=ar", "-Duser.country=EG");
+            try (Program explained = Program.with(egypt, "--explain", "81", "00")) {
+                assertEquals(0, explained.exit());
+                assertTrue(explained.out.stream().anyMatch(line -> line.contains("FIN=1 RSV=000")),
+                        explained.out::toString);
+            }
+            try (Program refusing = Program.with(egypt)) {
+                try (Raw raw = new Raw(Integer.parseInt(refusing.ready().group(4)))) {
+                    raw.ascii("nonsense\r\n\r\n").readAll();
+                }
+                String line = refusing.next(refusing.err);
+                assertTrue(line.matches("\\d\\d:\\d\\d:\\d\\d[.]\\d{3} #1 400 .*"), line);
             }
         }
 
@@ -4260,6 +4332,851 @@ class ChatTest {
                     2 * Chat.WebSocket.SILENCE, Chat.WebSocket.CLOSE_TIME})
                 assertTrue(help.contains(seconds + " s"), seconds + " s is not in:\n" + help);
             assertTrue(help.contains(Chat.WebSocket.MAX_HEAD / 1024 + " KiB"), help);
+        }
+    }
+
+    // ---- Slow links: who reads steadily stays, and is heard -----------------------------------
+
+    @Nested
+    @DisplayName("Slow links")
+    class SlowLinks {
+        /// The server's side of those who are connected.
+        private static List<Chat.WebSocket> connections(Chat chat) throws Exception {
+            return ((Set<?>) field(Chat.class, "connections").get(chat)).stream()
+                    .map(Chat.WebSocket.class::cast).toList();
+        }
+
+        /// Lets time pass for a connection: all moments that it remembers are longer ago, and then
+        /// the server looks after it.
+        private static void age(Chat.WebSocket webSocket, int seconds) throws Exception {
+            shift(webSocket, TimeUnit.SECONDS.toNanos(seconds));
+            PingPong.lookAfter(webSocket, 0);
+        }
+
+        private static void shift(Object object, long nanoseconds) throws Exception {
+            for (Field field : object.getClass().getDeclaredFields()) {
+                if (java.lang.reflect.Modifier.isStatic(field.getModifiers())) continue;
+                field.setAccessible(true);
+                Object value = field.get(object);
+                if (value instanceof Long moment
+                        && Math.abs(moment - System.nanoTime()) < Duration.ofHours(1).toNanos())
+                    field.setLong(object, moment - nanoseconds);
+                if (value != null && value.getClass().getName().startsWith("Chat$WebSocket$Outbox"))
+                    shift(value, nanoseconds);
+            }
+        }
+
+        /// Says this often to a room, and hears himself.
+        private static void say(Raw talker, String text, int times) throws IOException {
+            for (int i = 0; i < times; i++) {
+                talker.text(text);
+                while (!talker.line().endsWith(text)) continue;
+            }
+        }
+
+        @Test
+        @DisplayName("who reads 125 kB a second, steadily, gets all and is not cut off")
+        void whoReadsSteadilyIsNotCutOff() throws Exception {
+            String filler = "x".repeat(99_990);
+            int lines = 240, step = 30, seconds = 24;           // 24 MB, of which sockets hold 4
+            try (Chat chat = chat("--no-deflate", "--max-queue=60000000");
+                    Raw steady = SlowReaders.stalled(chat, "/chat/steady").assertNothingMore()) {
+                Chat.WebSocket webSocket = connections(chat).get(0);
+                try (Raw talker = Raw.open(chat, "/chat/steady").assertNothingMore()) {
+                    say(talker, filler, lines);
+                }
+                for (int line = 0; line < lines; line++) {
+                    assertTrue(steady.line().endsWith(filler));
+                    if (line % step == step - 1) age(webSocket, seconds);
+                }
+                assertTrue(steady.line().endsWith(" has left."));
+                steady.bye();
+            }
+        }
+
+        @Test
+        @DisplayName("§5.5.3 who sends pings over a full link is heard, and the last one is answered")
+        void whoSendsPingsOverAFullLinkIsHeard() throws Exception {
+            String filler = "x".repeat(99_990);
+            int lines = 100;                                            // 10 MB
+            try (Chat chat = chat("--no-deflate", "--max-queue=60000000");
+                    Raw slow = SlowReaders.stalled(chat, "/chat/pings").assertNothingMore();
+                    Raw talker = Raw.open(chat, "/chat/pings").assertNothingMore()) {
+                say(talker, filler, lines);
+                for (int i = 0; i < 100; i++) slow.frame(0x89, utf8("%02d".formatted(i)));
+                slow.text("hello");
+                assertTrue(talker.line().endsWith(": hello"));
+                String last = "";
+                for (int line = 0; line <= lines; ) {
+                    Frame frame = slow.frame();
+                    if (frame.first() == 0x81) line++;
+                    else assertTrue(last.compareTo(last = frame.text()) < 0, "an old pong");
+                }
+                while (!last.equals("99")) last = slow.frame().text();
+                slow.bye();
+            }
+        }
+
+        @Test
+        @DisplayName("a frame has an end in time: not one byte in 20 s for ever")
+        void aFrameHasAnEndInTime() throws Exception {
+            try (Chat chat = chat(); Raw raw = Raw.open(chat, "/echo").assertNothingMore()) {
+                Chat.WebSocket webSocket = connections(chat).get(0);
+                Field gathered = field(Chat.WebSocket.class, "gathered");
+                raw.hex("82 ff 00 00 00 00 00 0f ff ff 00 00 00 00");
+                int sent = 0;
+                for (; sent < 100 && webSocket.state() == Chat.WebSocket.State.OPEN; sent++) {
+                    raw.write((byte) 0);
+                    int all = sent + 1;
+                    eventually(true, () -> gathered.getInt(webSocket) == all
+                            || webSocket.state() != Chat.WebSocket.State.OPEN);
+                    age(webSocket, 20);
+                }
+                assertTrue(sent < 100, "after 100 bytes in 2,000 s it still goes on");
+            }
+        }
+
+        @Test
+        @DisplayName("who floods a room is slowed: who reads on misses nothing, who doesn't is cut off")
+        void whoFloodsARoomIsSlowed() throws Exception {
+            int lines = 1200;                                           // 12 MB, 4 of them in sockets
+            String filler = "x".repeat(10_000);
+            try (Chat chat = chat("--no-deflate", "--max-queue=1000000");
+                    var executor = Executors.newThreadPerTaskExecutor(Thread::new);
+                    Raw deaf = SlowReaders.stalled(chat, "/chat/flood").assertNothingMore();
+                    Raw talker = Raw.open(chat, "/chat/flood").assertNothingMore();
+                    Raw ada = Raw.open(chat, "/chat/other").assertNothingMore();
+                    Raw bob = Raw.open(chat, "/chat/other").assertNothingMore()) {
+                var steady = new ArrayList<Raw>();
+                for (int i = 0; i < 5; i++)
+                    steady.add(SlowReaders.stalled(chat, "/chat/flood").assertNothingMore());
+                String deafName = deaf.text("").line().replace(": ", "");
+                var all = new ArrayList<Future<Boolean>>();
+                for (Raw raw : steady)
+                    all.add(executor.submit(() -> hearsAll(raw, filler, lines, 4_000_000)));
+                all.add(executor.submit(() -> hearsAll(talker, filler, lines, Long.MAX_VALUE)));
+                executor.submit(() -> {
+                    for (int i = 0; i < lines; i++) talker.text(i + filler);
+                    return null;
+                });
+                long quiet = 0, start = System.nanoTime();
+                for (long before = start; !all.stream().allMatch(Future::isDone); ) {
+                    ada.text("meanwhile");
+                    assertTrue(bob.line().endsWith(": meanwhile"));
+                    ada.line();
+                    long now = System.nanoTime();
+                    quiet = Math.max(quiet, now - before);
+                    before = now;
+                }
+                long lasted = System.nanoTime() - start;
+                for (var each : all) assertTrue(each.get(), deafName + " was not cut off");
+                assertTrue(quiet < lasted / 4, "another room waited for " + quiet + " of " + lasted);
+                for (Raw raw : steady) raw.close();
+            }
+        }
+
+        /// Reads at most so many bytes a second. @return whether the one who is deaf has left
+        private static Boolean hearsAll(Raw raw, String filler, int lines, long rate)
+                throws IOException {
+            long start = System.nanoTime(), heard = 0;
+            boolean left = false;
+            for (int i = 0; i < lines; ) {
+                String line = raw.line();
+                heard += line.length();
+                if (line.endsWith(" has left.")) left = true;
+                else if (line.endsWith(": " + i + filler)) i++;
+                else assertTrue(line.endsWith(": "), () -> "a gap: " + line.substring(0, 30));
+                long due = start + (long) (heard * 1e9 / rate);
+                java.util.concurrent.locks.LockSupport.parkNanos(due - System.nanoTime());
+            }
+            return left;
+        }
+    }
+
+    // ---- Stuck sockets: what waits for one, waits alone ---------------------------------------
+
+    @Nested
+    @DisplayName("A socket that is stuck holds up its own connection only")
+    class StuckSockets {
+        /// A socket whose peer has sent a handshake. Each write waits until it is let through.
+        private static class Gated extends Socket {
+            final Semaphore gate = new Semaphore(0);
+            private final CountDownLatch closed = new CountDownLatch(1);
+
+            @Override public void setTcpNoDelay(boolean on) { }
+            @Override public void setSoLinger(boolean on, int seconds) { }
+            @Override public void shutdownInput() { }
+            @Override public void shutdownOutput() { }
+            @Override public boolean isClosed() { return closed.getCount() == 0; }
+
+            @Override
+            public void close() {
+                closed.countDown();
+                gate.release(1000);
+            }
+
+            @Override
+            public InputStream getInputStream() {
+                return new SequenceInputStream(new ByteArrayInputStream(utf8(request("/"))),
+                        new InputStream() {
+                    @Override
+                    public int read() throws IOException {
+                        try {
+                            closed.await();
+                        } catch (InterruptedException interrupted) {
+                            throw new InterruptedIOException();
+                        }
+                        return -1;
+                    }
+                });
+            }
+
+            @Override
+            public OutputStream getOutputStream() {
+                return new OutputStream() {
+                    @Override public void write(int one) throws IOException { write(null, 0, 1); }
+
+                    @Override
+                    public void write(byte[] bytes, int from, int count) throws IOException {
+                        gate.acquireUninterruptibly();
+                        if (isClosed()) throw new SocketException("Socket closed");
+                    }
+                };
+            }
+        }
+
+        @Test
+        @DisplayName("nobody's own thread writes for others without end")
+        void nobodysOwnThreadWritesForOthers() throws Exception {
+            var opened = new CompletableFuture<Chat.WebSocket>();
+            var goesOn = new CompletableFuture<Void>();
+            try (Gated socket = new Gated()) {
+                Thread.startVirtualThread(() -> Chat.WebSocket.serve(socket, webSocket -> {
+                    opened.complete(webSocket);
+                    webSocket.send(Chat.WebSocket.Message.text("an answer of its own"));
+                    goesOn.complete(null);
+                    while (webSocket.receive() != null) continue;
+                }));
+                socket.gate.release();                                  // the handshake's answer
+                Chat.WebSocket webSocket = opened.get(PATIENCE, TimeUnit.SECONDS);
+                eventually(true, socket.gate::hasQueuedThreads);        // that answer of its own
+                for (int i = 0; i < 10; i++)
+                    webSocket.post(Chat.WebSocket.Message.text("what another says"));
+                socket.gate.release();
+                goesOn.get(PATIENCE, TimeUnit.SECONDS);
+            }
+        }
+
+        @Test
+        @DisplayName("to cut off does not wait for a write that is stuck")
+        void toCutOffDoesNotWait() throws Exception {
+            try (Gated socket = new Gated()) {
+                var webSocket = new Chat.WebSocket(socket, Chat.WebSocket.Settings.DEFAULT);
+                Thread.startVirtualThread(() -> webSocket.serve(handshake -> List.of(),
+                        same -> { }));
+                eventually(true, socket.gate::hasQueuedThreads);        // the handshake's answer
+                Thread.startVirtualThread(() -> webSocket.cutOff("by a test"));
+                eventually(true, socket::isClosed);
+            }
+        }
+
+        @Test
+        @DisplayName("an error at its end leaves no connection among the living")
+        void anErrorAtItsEndLeavesNoConnection() throws Exception {
+            try (Gated socket = new Gated() {
+                @Override public void shutdownOutput() { throw new OutOfMemoryError("a test's"); }
+            }) {
+                var webSocket = new Chat.WebSocket(socket, Chat.WebSocket.Settings.DEFAULT);
+                socket.gate.release(1000);
+                Thread thread = Thread.startVirtualThread(() -> webSocket.serve(
+                        handshake -> List.of(), same -> same.cutOff(null)));
+                assertTrue(thread.join(Duration.ofSeconds(PATIENCE)));
+                assertFalse(((Set<?>) field(Chat.WebSocket.class, "LIVE").get(null))
+                        .contains(webSocket), "it is still watched");
+            }
+        }
+    }
+
+    // ---- Linear cost: twice the bytes are twice the work, and no work comes before its limit --
+
+    @Nested
+    @DisplayName("Work is linear in the bytes that came")
+    class LinearCost {
+        private static final int MANY = 20_000;
+        private static final long CLEAR = 100_000_000;          // ns of CPU that can be compared
+        private static final String OFFER = "Sec-WebSocket-Extensions: permessage-deflate";
+
+        /// Bytes that this JVM allocates for a task. What a client does here is small beside it.
+        private static long allocated(Executable task) throws Exception {
+            var threads = (com.sun.management.ThreadMXBean) ManagementFactory.getThreadMXBean();
+            long before = threads.getTotalThreadAllocatedBytes();
+            run(task);
+            return threads.getTotalThreadAllocatedBytes() - before;
+        }
+
+        /// Nanoseconds of CPU that this JVM needs to do a task so often, or up to so many.
+        private static long cpu(Executable task, int times, long most) throws Exception {
+            var system = (com.sun.management.OperatingSystemMXBean)
+                    ManagementFactory.getOperatingSystemMXBean();
+            long start = system.getProcessCpuTime(), used = 0;
+            for (int i = 0; i < times && used <= most; i++) {
+                run(task);
+                used = system.getProcessCpuTime() - start;
+            }
+            return used;
+        }
+
+        /// A task may cost a few times as much CPU as another does, but not dozens of times.
+        private static void assertAsCheap(Executable usual, Executable task) throws Exception {
+            int times = 1;
+            while (cpu(usual, times, Long.MAX_VALUE) < CLEAR) times *= 2;
+            long cost = cpu(usual, times, Long.MAX_VALUE);
+            long other = cpu(task, times, 8 * cost);
+            assertTrue(other <= 8 * cost, other + " for " + times + " at most, usual is " + cost);
+        }
+
+        private static void run(Executable task) throws Exception {
+            try {
+                task.execute();
+            } catch (Exception | Error failure) {
+                throw failure;
+            } catch (Throwable other) {
+                throw new AssertionError(other);
+            }
+        }
+
+        /// What costs N for so much costs for twice as much about 2 N, not 4 N.
+        private static void assertLinear(long once, long twice) {
+            assertTrue(twice < 3 * once, once + " and, for twice as much, " + twice);
+        }
+
+        /// A whole message in fragments of one size.
+        private static byte[] fragmented(int fragments, int size) {
+            byte[] one = masked(0x00, new byte[size]), all = new byte[fragments * one.length];
+            for (int i = 0; i < all.length; i++) all[i] = one[i % one.length];
+            all[0] = 0x02;
+            all[all.length - one.length] = (byte) 0x80;
+            return all;
+        }
+
+        private static void echoed(Raw raw, byte[] message, int size) throws IOException {
+            assertEquals(size, raw.write(message).frame().payload().length);
+        }
+
+        @Test
+        @DisplayName("§5.4 a message in fragments of one byte costs twice as much for twice as many")
+        void fragmentsOfOneByteAreLinear() throws Exception {
+            byte[] once = fragmented(MANY, 1), twice = fragmented(2 * MANY, 1);
+            try (Chat chat = chat(); Raw raw = Raw.open(chat, "/echo")) {
+                echoed(raw, once, MANY);
+                assertLinear(allocated(() -> echoed(raw, once, MANY)),
+                        allocated(() -> echoed(raw, twice, 2 * MANY)));
+                raw.bye();
+            }
+        }
+
+        @Test
+        @DisplayName("RFC 7692 §6.1 so does a compressed one")
+        void compressedFragmentsOfOneByteAreLinear() throws Exception {
+            byte[] noise = new byte[2 * MANY];
+            new Random(13).nextBytes(noise);
+            byte[] once = inBytes(Compression.deflate(Arrays.copyOf(noise, MANY)));
+            byte[] twice = inBytes(Compression.deflate(noise));
+            try (Chat chat = chat(); Raw raw = Raw.open(chat, "/echo", OFFER)) {
+                echoed(raw, once, MANY);
+                assertLinear(allocated(() -> echoed(raw, once, MANY)),
+                        allocated(() -> echoed(raw, twice, 2 * MANY)));
+                raw.bye();
+            }
+        }
+
+        private static byte[] inBytes(byte[] compressed) {
+            byte[] all = fragmented(compressed.length, 1);
+            all[0] = 0x42;                                              // RSV1, BINARY
+            for (int i = 0; i < compressed.length; i++)
+                all[7 * i + 6] = (byte) (compressed[i] ^ MASKING_KEY[0]);
+            return all;
+        }
+
+        @Test
+        @DisplayName("§10.4 4 MiB in fragments of 64 bytes arrive (as in Autobahn's case 9.4.1)")
+        void fourMebibytesInFragmentsOf64BytesArrive() throws Exception {
+            int size = 4 << 20;
+            byte[] message = fragmented(size / 64, 64), whole = masked(0x82, new byte[size]);
+            try (Chat chat = chat("--max-message=16777216", "--max-queue=33554432");
+                    Raw raw = Raw.open(chat, "/echo")) {
+                echoed(raw, whole, size);
+                long cut = allocated(() -> echoed(raw, message, size));
+                long uncut = allocated(() -> echoed(raw, whole, size));
+                assertTrue(cut < 4 * uncut, cut + " instead of " + uncut);
+                raw.bye();
+            }
+        }
+
+        /// A new name that is too long costs as much as its bytes do, whatever letters it has.
+        private static void assertNickAlike(Raw raw, Function<String, byte[]> frame)
+                throws Exception {
+            byte[] marks = frame.apply("/nick a" + "\u0315\u0300".repeat(MANY / 2));
+            byte[] letters = frame.apply("/nick a" + "\u044f".repeat(MANY));
+            assertAsCheap(() -> answered(raw, letters), () -> answered(raw, marks));
+            raw.bye();
+        }
+
+        private static void answered(Raw raw, byte[] command) throws IOException {
+            assertTrue(raw.write(command).line().startsWith(" .... "));
+        }
+
+        @Test
+        @DisplayName("a name of combining marks costs as much as one of letters")
+        void aNameOfCombiningMarksIsLinear() throws Exception {
+            try (Chat chat = chat(); Raw raw = Raw.open(chat, "/chat/marks")) {
+                assertNickAlike(raw, text -> masked(0x81, utf8(text)));
+            }
+        }
+
+        @Test
+        @DisplayName("a compressed one, too, though it is some hundred bytes")
+        void aCompressedNameOfCombiningMarksIsLinear() throws Exception {
+            try (Chat chat = chat(); Raw raw = Raw.open(chat, "/chat/marks", OFFER)) {
+                assertNickAlike(raw, text -> masked(0xc1, Compression.deflate(utf8(text))));
+            }
+        }
+
+        @Test
+        @DisplayName("the page: a path of combining marks costs as much as one of letters")
+        void aPathOfCombiningMarksIsLinear() throws Exception {
+            try (Chat chat = chat()) {
+                assertAsCheap(() -> refusedPath(chat, "%D1%8F".repeat(3 * MANY)),
+                        () -> refusedPath(chat, "%CC%95%CC%80".repeat(3 * MANY / 2)));
+            }
+        }
+
+        /// There is no such room. If so long a request gets no answer at all, that will do.
+        private static void refusedPath(Chat chat, String name) throws IOException {
+            try (Raw raw = new Raw(chat.httpPort())) {
+                String answer = raw.ascii("GET /chat/a" + name + " HTTP/1.1\r\nHost: localhost\r\n"
+                        + "Connection: close\r\n\r\n").readAll();
+                assertFalse(answer.startsWith("HTTP/1.1 2"), answer);
+            } catch (SocketException refused) {
+                return;
+            }
+        }
+
+        @Test
+        @DisplayName("to explain a million control characters costs as much as to explain letters")
+        void toExplainControlCharactersIsCheap() throws Exception {
+            PrintStream usual = System.err;
+            System.setErr(new PrintStream(OutputStream.nullOutputStream()));
+            int size = 500_000;
+            byte[] letters = masked(0x81, utf8("x".repeat(size)));
+            byte[] controls = masked(0x81, utf8("\u0001".repeat(size)));
+            try (Chat chat = chat("--trace"); Raw raw = Raw.open(chat, "/echo")) {
+                echoed(raw, letters, size);
+                echoed(raw, controls, size);
+                long plain = allocated(() -> echoed(raw, letters, size));
+                long escaped = allocated(() -> echoed(raw, controls, size));
+                assertTrue(escaped < 2 * plain, escaped + " instead of " + plain);
+                raw.bye();
+            } finally {
+                System.setErr(usual);
+            }
+        }
+    }
+
+    // ---- Fairness: virtual threads have no time slices ----------------------------------------
+
+    @Nested
+    @DisplayName("Who floods does not keep the others waiting")
+    class Fairness {
+        private static final long SPAN = 1_500_000_000;         // ns of each flood
+
+        /// What a peer can send without end, each some ten thousand frames.
+        private static Map<String, byte[]> floods() {
+            var floods = new LinkedHashMap<String, byte[]>();
+            floods.put("pongs", repeated(masked(0x8a), 10_000));
+            floods.put("pings", repeated(masked(0x89), 10_000));
+            floods.put("empty texts", repeated(masked(0x81), 10_000));
+            floods.put("fragments of one byte", LinearCost.fragmented(10_000, 1));
+            floods.put("empty fragments", LinearCost.fragmented(10_000, 0));
+            return floods;
+        }
+
+        private static byte[] repeated(byte[] one, int times) {
+            byte[] all = new byte[times * one.length];
+            for (int i = 0; i < all.length; i++) all[i] = one[i % one.length];
+            return all;
+        }
+
+        /// Peers who send these frames as fast as they can, and read what comes back.
+        private static final class Flood implements AutoCloseable {
+            private final List<Raw> peers = new ArrayList<>();
+            final AtomicLong sent = new AtomicLong();
+
+            Flood(int port, int count, byte[] frames) throws IOException {
+                for (int i = 0; i < count; i++) peers.add(new Raw(port).shakeHands("/echo"));
+                for (Raw peer : peers) {
+                    daemon(() -> {
+                        while (true) {
+                            peer.write(frames);
+                            sent.addAndGet(frames.length);
+                        }
+                    });
+                    daemon(() -> peer.socket.getInputStream().transferTo(
+                            OutputStream.nullOutputStream()));
+                }
+            }
+
+            private static void daemon(Executable task) {
+                Thread.ofPlatform().daemon().start(() -> {
+                    try {
+                        task.execute();
+                    } catch (Throwable closed) {
+                        // the flood is over
+                    }
+                });
+            }
+
+            @Override
+            public void close() throws IOException {
+                for (Raw peer : peers) peer.reset();
+            }
+        }
+
+        /// The longest time for which an echo was waited for while so much time passed.
+        private static long worstWait(Raw innocent) throws IOException {
+            long start = System.nanoTime(), worst = 0;
+            for (long now = start; now - start < SPAN; ) {
+                innocent.text("Hello").line();
+                long after = System.nanoTime();
+                worst = Math.max(worst, after - now);
+                now = after;
+            }
+            return worst;
+        }
+
+        private static void assertFair(int carriers, int peers) throws Exception {
+            try (Program chat = Program.with(List.of("-XX:ActiveProcessorCount=" + carriers,
+                    "-Djdk.virtualThreadScheduler.parallelism=" + carriers))) {
+                int port = Integer.parseInt(chat.ready().group(4));
+                try (Raw innocent = new Raw(port).shakeHands("/echo")) {
+                    worstWait(innocent);
+                    long alone = worstWait(innocent);
+                    for (var kind : floods().entrySet())
+                        try (Flood flood = new Flood(port, peers, kind.getValue())) {
+                            long wait = worstWait(innocent);
+                            assertTrue(flood.sent.get() > 0, "there was no flood");
+                            assertTrue(wait < alone + SPAN / 8, "while there came " + kind.getKey()
+                                    + " an echo took " + wait / 1_000_000 + " ms instead of "
+                                    + alone / 1_000_000);
+                        }
+                }
+            }
+        }
+
+        @Test
+        @DisplayName("on two CPUs two peers flood: an echo never takes a good part of that time")
+        void twoPeersOnTwoProcessors() throws Exception { assertFair(2, 2); }
+
+        @Test
+        @DisplayName("on two CPUs four peers flood: nor then")
+        void fourPeersOnTwoProcessors() throws Exception { assertFair(2, 4); }
+
+        @Test
+        @DisplayName("on one CPU one peer floods: nor then")
+        void onePeerOnOneProcessor() throws Exception { assertFair(1, 1); }
+
+        @Test
+        @DisplayName("deadlines are kept during a flood, and newcomers let in")
+        void deadlinesAreKeptDuringAFlood() throws Exception {
+            try (Program chat = Program.with(List.of("-XX:ActiveProcessorCount=1",
+                    "-Djdk.virtualThreadScheduler.parallelism=1"))) {
+                int port = Integer.parseInt(chat.ready().group(4));
+                byte[] pongs = floods().get("pongs");
+                // He has our Close, and neither answers nor goes.
+                try (Raw stays = new Raw(port).shakeHands("/echo").frame(0x83);
+                        Flood flood = new Flood(port, 2, pongs)) {
+                    assertEquals(0x88, stays.frame().first());
+                    new Raw(port).shakeHands("/echo").close();
+                    stays.socket.setSoTimeout(2000 * Chat.WebSocket.CLOSE_TIME);
+                    stays.assertEnd();
+                    eventually(true, () -> isReset(stays));
+                    assertTrue(flood.sent.get() > 0, "there was no flood");
+                }
+            }
+        }
+
+        private static boolean isReset(Raw raw) {
+            try {
+                raw.write((byte) 0);
+                return false;
+            } catch (IOException reset) {
+                return true;
+            }
+        }
+    }
+
+    // ---- One bound over all memory ------------------------------------------------------------
+
+    @Nested
+    @DisplayName("All that waits in memory has one bound")
+    class MemoryBound {
+        /// From one of a few addresses of this machine.
+        private static Raw from(int address, int port) throws IOException {
+            return new Raw(new Socket("127.0.0.1", port, InetAddress.getByName("127.0.0."
+                    + (2 + address)), 0)).shakeHands("/echo");
+        }
+
+        private static Program small() throws Exception {
+            return Program.with(List.of("-Xmx64m", "-XX:+UseSerialGC"));
+        }
+
+        @Test
+        @DisplayName("300 hold most of a message each: newcomers are served, then and afterwards")
+        void newcomersAreServedThoughManyHoldMuch() throws Exception {
+            byte[] most = join(bytes("82 ff 00 00 00 00 00 0f ff ff 00 00 00 00"),
+                    new byte[1_000_000]);
+            try (Program chat = small()) {
+                Matcher ready = chat.ready();
+                int port = Integer.parseInt(ready.group(4));
+                var holders = new ArrayList<Raw>();
+                for (int i = 0; i < 300; i++)
+                    try {
+                        Raw holder = from(i % 7, port);
+                        holders.add(holder);
+                        holder.write(most);
+                        if (i % 20 == 0) assertServes(port, Integer.parseInt(ready.group(2)));
+                    } catch (SocketException refused) {
+                        // he has been cut off
+                    }
+                assertServes(port, Integer.parseInt(ready.group(2)));
+                assertTrue(holders.stream().anyMatch(MemoryBound::isOpen), "nobody may hold any");
+                for (Raw holder : holders) holder.reset();
+                for (int i = 0; i < 10; i++) assertServes(port, Integer.parseInt(ready.group(2)));
+                assertFalse(chat.err.toString().contains("OutOfMemory"), chat.err::toString);
+                assertTrue(chat.process.isAlive());
+            }
+        }
+
+        private static boolean isOpen(Raw raw) {
+            try {
+                return raw.in.available() == 0 && raw.frame(0x8a) != null;
+            } catch (IOException reset) {
+                return false;
+            }
+        }
+
+        /// A newcomer's echo, and the page.
+        private static void assertServes(int port, int pagePort) throws IOException {
+            try (Raw raw = new Raw(port).shakeHands("/echo"); Raw page = new Raw(pagePort)) {
+                assertEquals("Hello", raw.text("Hello").line());
+                raw.bye();
+                String head = page.ascii("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").readHead();
+                assertTrue(head.startsWith("HTTP/1.1 200"), head);
+            }
+        }
+
+        /// A fragment that is not the last, and when this returns it is counted.
+        private static void holds(Raw raw, int first, int bytes) throws IOException {
+            raw.frame(first, new byte[bytes]).assertNothingMore();
+        }
+
+        private static boolean isRefused(Raw raw) throws IOException {
+            return raw.in.available() > 0;
+        }
+
+        /// @return how many hold 100 kB each when the one who holds ten times that is refused
+        private static int untilTheLargestIsRefused(Program chat, int port) throws Exception {
+            var small = new ArrayList<Raw>();
+            try (Raw large = from(0, port)) {
+                for (int i = 0; i < 10; i++) holds(large, i == 0 ? 2 : 0, 100_000);
+                while (!isRefused(large)) {
+                    assertTrue(small.size() < 1000, "there is no bound");
+                    small.add(from(1 + small.size() % 6, port));
+                    holds(small.get(small.size() - 1), 2, 100_000);
+                }
+                Frame close = large.frame();
+                assertEquals(0x88, close.first());
+                assertTrue(close.code() == 1009 || close.code() == 1013, close::toString);
+                assertTrue(close.payload().length > 2, "the reason is missing");
+                for (Raw raw : small) raw.frame(0x80).frame();          // all arrives
+            } finally {
+                for (Raw raw : small) raw.close();
+            }
+            return small.size();
+        }
+
+        @Test
+        @DisplayName("beyond the bound the largest is refused first, and what ends is given back")
+        void theLargestIsRefusedFirst() throws Exception {
+            try (Program chat = small()) {
+                int port = Integer.parseInt(chat.ready().group(4));
+                int first = untilTheLargestIsRefused(chat, port);
+                for (int i = 0; i < 5; i++) {
+                    int again = untilTheLargestIsRefused(chat, port);
+                    assertTrue(Math.abs(again - first) < 3, again + " instead of " + first);
+                }
+            }
+        }
+
+        @Test
+        @DisplayName("what waits for those who do not read counts, too")
+        void whatWaitsForSlowReadersCounts() throws Exception {
+            byte[] large = masked(0x82, new byte[1_000_000]);
+            try (Program chat = small()) {
+                Matcher ready = chat.ready();
+                int port = Integer.parseInt(ready.group(4));
+                var deaf = new ArrayList<Raw>();
+                for (int i = 0; i < 40; i++) {
+                    Raw raw = from(i % 7, port);
+                    deaf.add(raw);
+                    Thread.ofPlatform().daemon().start(() -> {
+                        try {
+                            while (true) raw.write(large);
+                        } catch (IOException cutOff) {
+                            // he takes no more
+                        }
+                    });
+                }
+                for (int i = 0; i < 30; i++) assertServes(port, Integer.parseInt(ready.group(2)));
+                for (Raw raw : deaf) raw.reset();
+                for (int i = 0; i < 10; i++) assertServes(port, Integer.parseInt(ready.group(2)));
+                assertFalse(chat.err.toString().contains("OutOfMemory"), chat.err::toString);
+            }
+        }
+    }
+
+    // ---- A log that nobody reads --------------------------------------------------------------
+
+    @Nested
+    @DisplayName("Standard error that nobody reads stops nothing")
+    class UnreadLog {
+        /// The chat, with standard error as a pipe which nobody has read so far.
+        private static final class Unread implements AutoCloseable {
+            final Process process;
+            final int port, pagePort;
+
+            Unread(String... options) throws Exception {
+                process = new ProcessBuilder(Program.command(List.of(), List.of(), options))
+                        .start();
+                Matcher ready = Program.LINE.matcher(process.inputReader().readLine());
+                assertTrue(ready.matches());
+                port = Integer.parseInt(ready.group(4));
+                pagePort = Integer.parseInt(ready.group(2));
+            }
+
+            /// More than a pipe holds: each refusal is a line.
+            Unread fill() throws IOException {
+                for (int i = 0; i < 2500; i++)
+                    try (Raw raw = new Raw(port)) {
+                        raw.ascii("nonsense\r\n\r\n").in.readAllBytes();
+                    }
+                return this;
+            }
+
+            @Override public void close() { process.destroyForcibly().onExit().join(); }
+        }
+
+        private static void assertGoesOn(String... options) throws Exception {
+            try (Unread chat = new Unread(options).fill();
+                    Raw half = new Raw(chat.port).ascii("GET / HTTP/1.1\r\n");
+                    Raw ada = new Raw(chat.port).shakeHands("/chat/pipe").assertNothingMore();
+                    Raw bob = new Raw(chat.port).shakeHands("/chat/pipe").assertNothingMore()) {
+                for (int i = 0; i < 10; i++)
+                    try (Raw breaker = new Raw(chat.port).shakeHands("/chat/pipe")) {
+                        breaker.hex("83 80").assertClosed(1002);
+                        assertTrue(ada.line().endsWith(" has left."));
+                        assertTrue(bob.line().endsWith(" has left."));
+                    }
+                ada.text("hello");
+                assertTrue(ada.line().endsWith(": hello"));
+                assertTrue(bob.line().endsWith(": hello"));
+                half.assertEnd();                       // its deadline is kept
+            }
+        }
+
+        @Test
+        @DisplayName("who breaks a rule gets a Close, rooms go on, and deadlines are kept")
+        void theChatGoesOn() throws Exception { assertGoesOn(); }
+
+        @Test
+        @DisplayName("with --trace, too")
+        void theChatGoesOnWithTrace() throws Exception { assertGoesOn("--trace"); }
+
+        @Test
+        @DisplayName("who reads too slowly is cut off from a room, which goes on")
+        void aRoomGoesOnThoughOneReadsTooSlowly() throws Exception {
+            String filler = "x".repeat(50_000);
+            try (Unread chat = new Unread("--max-queue=200000", "--no-deflate").fill();
+                    Raw slow = new Raw(chat.port).shakeHands("/chat/pipe").assertNothingMore();
+                    Raw ada = new Raw(chat.port).shakeHands("/chat/pipe").assertNothingMore()) {
+                String name = slow.text("").line().replace(": ", "");
+                assertEquals(name + ": ", ada.line());
+                boolean left = false;
+                for (int i = 0; i < 400; i++) {         // 20 MB: more than sockets hold
+                    ada.text(filler);
+                    for (String line = ""; !line.endsWith(filler); line = ada.line())
+                        left |= line.equals(" .... " + name + " has left.");
+                }
+                assertTrue(left, "he is still there");
+                ada.text("/who");
+                assertTrue(ada.line().startsWith(" .... 1 here: "));
+            }
+        }
+
+        @Test
+        @DisplayName("once it is read again, it says how much has not been printed")
+        void itSaysHowMuchHasNotBeenPrinted() throws Exception {
+            try (Unread chat = new Unread().fill()) {
+                var lines = new LinkedBlockingQueue<String>();
+                Program.read(chat.process.errorReader(StandardCharsets.UTF_8), lines);
+                var some = new ArrayList<String>();
+                boolean counted = false;
+                while (!counted) {
+                    String line = lines.poll(PATIENCE, TimeUnit.SECONDS);
+                    assertNotNull(line, () -> "of " + some.size() + " lines none counts the rest");
+                    some.add(line);
+                    counted = !line.contains("§") && line.matches(".*\\b\\d+\\b.*"
+                            + "(lines?|not printed|left out|lost|missing).*");
+                }
+                int refused = (int) some.stream().filter(line -> line.contains("§4.2.1")).count();
+                assertTrue(refused > 100, some.toString());
+                try (Raw raw = new Raw(chat.port)) {
+                    raw.ascii("nonsense\r\n\r\n").readAll();
+                }
+                assertTrue(lines.poll(PATIENCE, TimeUnit.SECONDS).contains("§4.2.1"));
+            }
+        }
+    }
+
+    // ---- The page's port ----------------------------------------------------------------------
+
+    @Nested
+    @DisplayName("The page's port has bounds")
+    class PagePort {
+        private static final String GET = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+
+        @Test
+        @DisplayName("who asks for the page 1,000 times at once and reads nothing is let go again")
+        void whoAsksMuchAndReadsNothingIsLetGo() throws Exception {
+            assumeTrue(openFiles() > 0, "this machine can't count file descriptors");
+            byte[] requests = utf8(GET.repeat(1000));
+            var all = new ArrayList<Raw>();
+            try (Chat chat = chat()) {
+                for (int i = 0; i < 20; i++) all.add(new Raw(chat.httpPort()));
+                int clients = openFiles();
+                for (Raw raw : all)
+                    Thread.ofPlatform().daemon().start(() -> {
+                        try {
+                            raw.write(requests);
+                        } catch (IOException refused) {
+                            // that is right, too
+                        }
+                    });
+                for (Raw raw : all) eventually(true, () -> raw.in.available() > 0);
+                eventually(true, () -> openFiles() <= clients);
+            } finally {
+                for (Raw raw : all) raw.close();
+            }
         }
     }
 
