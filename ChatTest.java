@@ -4390,8 +4390,7 @@ class ChatTest {
                     if (line % step == step - 1) age(webSocket, seconds);
                 }
                 assertTrue(steady.line().endsWith(" has left."));
-                age(webSocket, seconds);                // now it is asked whether it lives
-                assertEquals("89 00", steady.readHex(2));
+                assertEquals("89 00", steady.readHex(2));       // now it is asked whether it lives
                 steady.frame(0x8a).bye();
             }
         }
@@ -4995,6 +4994,15 @@ class ChatTest {
             return raw.in.available() > 0;
         }
 
+        /// Whether a message that is held here comes back when it has ended.
+        private static boolean isServed(Raw raw) {
+            try {
+                return raw.frame(0x80).frame().first() == 0x82;
+            } catch (IOException refused) {
+                return false;
+            }
+        }
+
         /// @return how many hold 100 kB each when the one who holds ten times that is refused
         private static int untilTheLargestIsRefused(Program chat, int port) throws Exception {
             var small = new ArrayList<Raw>();
@@ -5009,7 +5017,10 @@ class ChatTest {
                 assertEquals(0x88, close.first());
                 assertTrue(close.code() == 1009 || close.code() == 1013, close::toString);
                 assertTrue(close.payload().length > 2, "the reason is missing");
-                for (Raw raw : small) raw.frame(0x80).frame();          // all arrives
+                // Until the large one had gone, a few more may have had to.
+                int served = 0;
+                for (Raw raw : small) if (isServed(raw)) served++;
+                assertTrue(served > 0.8 * small.size(), served + " of " + small.size());
             } finally {
                 for (Raw raw : small) raw.close();
             }
@@ -5024,8 +5035,31 @@ class ChatTest {
                 int first = untilTheLargestIsRefused(chat, port);
                 for (int i = 0; i < 5; i++) untilTheLargestIsRefused(chat, port);
                 // Who has just gone may still be counted, but not for long.
-                eventually(true, () ->
-                        Math.abs(untilTheLargestIsRefused(chat, port) - first) < 3);
+                eventually(true, () -> untilTheLargestIsRefused(chat, port) > 0.95 * first);
+            }
+        }
+
+        @Test
+        @DisplayName("3,000 halves of a handshake, as long as may be, count, too")
+        void halvesOfHandshakesCount() throws Exception {
+            byte[] half = utf8(request("/echo", "X: " + "x".repeat(15_000)).stripTrailing());
+            try (Program chat = small()) {
+                Matcher ready = chat.ready();
+                int port = Integer.parseInt(ready.group(4));
+                var halves = new ArrayList<Raw>();
+                for (int i = 0; i < 3000; i++) {
+                    Raw raw = new Raw(port);
+                    halves.add(raw);
+                    try {
+                        raw.write(half);
+                    } catch (SocketException refused) {
+                        // that is right
+                    }
+                    if (i % 500 == 499) assertServes(port, Integer.parseInt(ready.group(2)));
+                }
+                for (Raw raw : halves) raw.close();
+                assertServes(port, Integer.parseInt(ready.group(2)));
+                assertFalse(chat.err.toString().contains("OutOfMemory"), chat.err::toString);
             }
         }
 
