@@ -122,15 +122,16 @@ public final class Chat implements AutoCloseable {
 
     private void serve(Socket socket) {
         var webSocket = new WebSocket(socket, settings);
-        InetAddress address = socket.getInetAddress(), network = Ports.network(address);
+        InetAddress network = Ports.network(socket.getInetAddress());
         connections.add(webSocket);
-        boolean full = perAddress.merge(network, 1, Integer::sum) > options.maxPerAddress
-                && !address.isLoopbackAddress() || connections.size() > options.maxConnections;
         try {
+            int neighbours = perAddress.merge(network, 1, Integer::sum);
+            boolean crowded = neighbours > options.maxPerAddress && !network.isLoopbackAddress();
+            boolean full = crowded || connections.size() > options.maxConnections;
             webSocket.serve(handshake -> welcome(handshake, full), this::converse);
         } finally {
             connections.remove(webSocket);
-            perAddress.compute(network, (same, count) -> count == 1 ? null : count - 1);
+            perAddress.computeIfPresent(network, (same, count) -> count == 1 ? null : count - 1);
         }
     }
 
@@ -1499,17 +1500,25 @@ public final class Chat implements AutoCloseable {
                 return batch;
             }
 
-            /// Short frames share a system call. Long ones are written in pieces: after each it can
+            /// Several frames share a system call. A long one is written in pieces: after each it can
             /// be seen that the peer reads.
             private void write(List<Frame> batch) throws IOException {
-                var together = new BufferedOutputStream(out, Math.clamp(left, 1, PIECE));
-                for (Frame frame : batch)
-                    for (int done = 0; done < frame.bytes.length; done += PIECE) {
-                        int count = Math.min(frame.bytes.length - done, PIECE);
-                        together.write(frame.bytes, done, count);
-                        written(count);
-                    }
-                together.flush();
+                byte[] bytes = batch.size() == 1 ? batch.get(0).bytes : joined(batch);
+                int done = 0;
+                while (done < bytes.length) {
+                    int count = Math.min(bytes.length - done, PIECE);
+                    out.write(bytes, done, count);
+                    done += count;
+                    written(count);
+                }
+            }
+
+            private static byte[] joined(List<Frame> frames) {
+                int length = 0;
+                for (Frame frame : frames) length += frame.bytes.length;
+                var all = ByteBuffer.allocate(length);
+                for (Frame frame : frames) all.put(frame.bytes);
+                return all.array();
             }
 
             private synchronized void written(int bytes) {
