@@ -1304,8 +1304,13 @@ public final class Chat implements AutoCloseable {
                 if (length < payload.length) return;
                 int step = Math.max(length, LEAST_PIECE);
                 if (header.fin) step = Math.min(step, rest);
-                share.take(step);
+                keep(length + step, step);
                 payload = Arrays.copyOf(payload, length + step);
+            }
+
+            /// A kilobyte is part of what each connection takes anyway, and is not counted.
+            private void keep(int size, int more) {
+                if (size > LEAST_PIECE) share.take(more);
             }
 
             private void checkArrived(int from) throws Refusal {
@@ -1317,7 +1322,7 @@ public final class Chat implements AutoCloseable {
                 byte[] whole;
                 if (compressed) {
                     whole = inflate(payload, length, maxMessage);
-                    share.take(whole.length);
+                    keep(whole.length, whole.length);
                 } else whole = length == payload.length ? payload : Arrays.copyOf(payload, length);
                 if (opcode == TEXT && checked < whole.length)
                     checkText(whole, checked, whole.length, true);
