@@ -73,8 +73,8 @@ make() { # makes that folder; false if nothing can be written there
         "$jdk/bin/jar" -cf "$made/chat.jar" -C "$made/classes" . || exit 1
     # shellcheck disable=SC2086 # several flags
     "$jdk/bin/java" -XX:TieredStopAtLevel=1 -cp "$made/classes" Crowd "$jdk/bin/java" $flags \
-        "$record=$made/archive" -cp "$made/chat.jar" Chat --http-port=0 --ws-port=0 \
-        </dev/null >"$made/log" 2>&1
+        "$record=$made/unfinished" -cp "$made/chat.jar" Chat --http-port=0 --ws-port=0 \
+        </dev/null >"$made/log" 2>&1 && mv "$made/unfinished" "$made/archive" 2>>"$made/log"
     rm -r "$made/classes"
     echo "$jdk" >"$made/new" && mv "$made/new" "$made/jdk" && work=
 }
@@ -89,7 +89,7 @@ import java.util.zip.Deflater;
 import static java.nio.charset.StandardCharsets.*;
 
 class Crowd {
-    static final int LIMIT = 30_000;                                // ms, with making the archive
+    static final int LIMIT = 60_000;                                // ms, with making the archive
     static final long PART = 1_500_000_000;                         // ns; a slow machine does less
     static final int TEXT = 0x81, COMPRESSED = 0xc1, CLOSE = 0x88;  // with FIN
     static int httpPort, port;
@@ -116,6 +116,7 @@ class Crowd {
     static void stopLate(Process server) {
         try { Thread.sleep(LIMIT); } catch (InterruptedException never) { }
         server.destroyForcibly();
+        Runtime.getRuntime().halt(1);                               // then there is no archive
     }
 
     static void invite(ExecutorService people, int count, Callable<Void> todo) throws Exception {
