@@ -1522,7 +1522,8 @@ class ChatTest {
         @CsvSource({"false, ''", "true, permessage-deflate"})
         void nodesWsGetsAllBack(boolean deflate, String extensions) throws Exception {
             try (Program node = node("""
-                    const socket = new WebSocket('ws://localhost:%d/echo', { perMessageDeflate: %s });
+                    const socket = new WebSocket('ws://localhost:%d/echo',
+                      { perMessageDeflate: %s });
                     const sent = ['', 'Hello', 'é€😀'.repeat(50000), Buffer.alloc(0),
                       Buffer.alloc(70000, 'z'), 'x'.repeat(1 << 20)];
                     const wrong = [];
@@ -1533,8 +1534,8 @@ class ChatTest {
                     });
                     socket.on('message', (data, isBinary) => {
                       const message = sent[count++];
-                      if (isBinary !== Buffer.isBuffer(message) || !data.equals(Buffer.from(message)))
-                        wrong.push(count);
+                      const same = data.equals(Buffer.from(message));
+                      if (!same || isBinary !== Buffer.isBuffer(message)) wrong.push(count);
                     });
                     socket.on('pong', () => socket.close(4321));
                     socket.on('close', code =>
@@ -9330,10 +9331,25 @@ class ChatTest {
                     report("Nobody"));
         }
 
-        private static List<String> report(String name) throws Exception {
-            try (Program program = new Program(FOLDER, JAVA, "-cp",
-                    System.getProperty("java.class.path"), "ChatTest$Report", name)) {
-                assertEquals(name.equals("Tried#passes") ? 0 : 1, program.exit());
+        @Test
+        @DisplayName("two halves at the same time make one report")
+        void twoHalvesMakeOneReport() throws Exception {
+            List<String> lines = report("Tried#fails", "Tried#skips", "/", "Tried#passes");
+            assertTrue(lines.contains("ok    Tried > passes"), lines::toString);
+            assertEquals("on stderr", lines.get(lines.indexOf("FAIL  Tried > fails") + 5).strip());
+            assertEquals(List.of("failed: Tried > fails", "1 passed, 1 failed, 1 skipped"),
+                    List.of(lines.get(lines.size() - 3), lines.getLast()));
+            lines = report("Tried#passes", "/", "Nobody");
+            assertTrue(lines.contains("failed: [Nobody] its JVM ended with 1"), lines::toString);
+            assertEquals("1 passed, 1 failed", lines.getLast());
+        }
+
+        private static List<String> report(String... names) throws Exception {
+            var command = Stream.concat(Stream.of(JAVA, "-cp",
+                    System.getProperty("java.class.path"), "ChatTest$Report"), Stream.of(names));
+            try (Program program = new Program(FOLDER, command.toArray(String[]::new))) {
+                boolean good = List.of(names).equals(List.of("Tried#passes"));
+                assertEquals(good ? 0 : 1, program.exit());
                 assertEquals(List.of(), List.copyOf(program.err));
                 return new ArrayList<>(program.out);
             }
@@ -9360,21 +9376,56 @@ class ChatTest {
         /// Seconds from which on the line of a test says how long it took.
         private static final double LONG = 1;
 
+        /// Tests that mostly wait for programs, and so can run beside all others.
+        private static final List<Class<?>> OF_PROGRAMS = List.of(Servers.class,
+                CommandLine.class, PagePort.class, PageHttp.class, PageInFirefox.class, Page.class,
+                Lifting.class, Recipes.class, Readme.class, Reports.class);
+
         private final PrintStream out =
                 new PrintStream(new FileOutputStream(FileDescriptor.out), true,
                         StandardCharsets.UTF_8);
+        private final long begun = System.nanoTime();
         private final Tail written = new Tail();
         private final Map<TestIdentifier, Long> startedAt = new ConcurrentHashMap<>();
         private final List<String> failures = new ArrayList<>();
         private TestPlan plan;
         private long passed, failedTests, failedContainers;
 
-        public static void main(String... names) {
-            System.exit(new Report().run(names) ? 0 : 1);
+        public static void main(String... names) throws Exception {
+            var report = new Report();
+            int middle = List.of(names).indexOf("/");
+            boolean good;
+            if (names.length == 0) good = report.runAll();
+            else if (middle < 0) good = report.run(names);
+            else good = report.runBoth(List.of(names).subList(0, middle),
+                    List.of(names).subList(middle + 1, names.length));
+            System.exit(good ? 0 : 1);
+        }
+
+        private boolean runAll() throws InterruptedException {
+            var others = new ArrayList<>(List.of(ChatTest.class.getDeclaredClasses()));
+            others.removeIf(type -> !type.isAnnotationPresent(Nested.class));
+            others.removeAll(OF_PROGRAMS);
+            return runBoth(others.stream().map(Class::getSimpleName).toList(),
+                    OF_PROGRAMS.stream().map(Class::getSimpleName).toList());
+        }
+
+        /// Runs both at the same time, in two JVMs, as each counts its own threads and memory.
+        private boolean runBoth(List<String> some, List<String> others)
+                throws InterruptedException {
+            var halves = List.of(new Half(some), new Half(others));
+            for (Half half : halves) half.start();
+            for (Half half : halves) half.join();
+            var failures = new ArrayList<String>();
+            long[] counts = new long[3];
+            for (Half half : halves) {
+                if (!half.failures.isEmpty()) failures.add(half.failures);
+                Arrays.setAll(counts, i -> counts[i] + half.counts[i]);
+            }
+            return conclude(failures, counts);
         }
 
         private boolean run(String... names) {
-            long begun = System.nanoTime();
             System.setOut(new PrintStream(written, true, StandardCharsets.UTF_8));
             System.setErr(System.out);
             var chosen = new ArrayList<DiscoverySelector>();
@@ -9385,20 +9436,25 @@ class ChatTest {
                 out.println("0 passed, 0 failed");
                 return false;
             }
-            if (names.length == 0) chosen.add(DiscoverySelectors.selectClass(ChatTest.class));
             Launcher launcher = LauncherFactory.create();
             plan = launcher.discover(LauncherDiscoveryRequestBuilder.request()
                     .selectors(chosen).build());
             out.print(written.text());                      // what JUnit has to say of the tests
             launcher.execute(plan, this);
+            long tests = plan.countTestIdentifiers(TestIdentifier::isTest);
+            return conclude(failures, passed, failedTests + failedContainers,
+                    tests - passed - failedTests);
+        }
+
+        /// The last lines.
+        /// @param counts how many tests passed, failed, and were skipped
+        private boolean conclude(List<String> failures, long... counts) {
             if (!failures.isEmpty()) out.println("failed: " + String.join("; ", failures));
             out.printf(Locale.ROOT, "on JDK %s (%s), in %.0f s%n", Runtime.version(),
                     System.getProperty("java.vendor"), secondsSince(begun));
-            long failed = failedTests + failedContainers;
-            long skipped = plan.countTestIdentifiers(TestIdentifier::isTest) - passed - failedTests;
-            String also = skipped > 0 ? ", " + skipped + " skipped" : "";
-            out.println(passed + " passed, " + failed + " failed" + also);
-            return passed > 0 && failed == 0;
+            String skipped = counts[2] > 0 ? ", " + counts[2] + " skipped" : "";
+            out.println(counts[0] + " passed, " + counts[1] + " failed" + skipped);
+            return counts[0] > 0 && counts[1] == 0;
         }
 
         private static List<DiscoverySelector> named(String name)
@@ -9480,6 +9536,61 @@ class ChatTest {
 
         private static double secondsSince(long nanoTime) {
             return (System.nanoTime() - nanoTime) / 1e9;
+        }
+
+        /// Some of the tests, in a JVM of their own.
+        private final class Half extends Thread {
+            private static final Pattern COUNTS =
+                    Pattern.compile("(\\d+) passed, (\\d+) failed(?:, (\\d+) skipped)?");
+            private final List<String> names;
+            private final StringBuilder block = new StringBuilder();
+            String failures = "";
+            long[] counts = new long[3];
+
+            Half(List<String> names) { this.names = names; }
+
+            @Override
+            public void run() {
+                var command = new ArrayList<>(List.of(JAVA));
+                command.addAll(ManagementFactory.getRuntimeMXBean().getInputArguments());
+                command.addAll(List.of("-cp", System.getProperty("java.class.path"),
+                        Report.class.getName()));
+                command.addAll(names);
+                try {
+                    Process process = new ProcessBuilder(command)
+                            .redirectError(ProcessBuilder.Redirect.INHERIT).start();
+                    Runtime.getRuntime().addShutdownHook(new Thread(process::destroy));
+                    process.inputReader(StandardCharsets.UTF_8).lines().forEach(this::take);
+                    flush();
+                    int code = process.waitFor();
+                    if (code != 0 && counts[1] == 0) fail("its JVM ended with " + code);
+                } catch (IOException | InterruptedException broken) {
+                    fail("its JVM: " + broken);
+                }
+            }
+
+            private void fail(String why) {
+                failures = names + " " + why;
+                counts[1]++;
+            }
+
+            /// Prints what belongs to a test at once: the other half prints, too.
+            private void take(String line) {
+                Matcher last = COUNTS.matcher(line);
+                if (last.matches())
+                    Arrays.setAll(counts, i -> last.group(i + 1) == null ? 0
+                            : Long.parseLong(last.group(i + 1)));
+                else if (line.startsWith("failed: ")) failures = line.substring(8);
+                else if (!line.startsWith("on JDK ")) {
+                    if (!line.startsWith(" ")) flush();
+                    block.append(line).append('\n');
+                }
+            }
+
+            private void flush() {
+                out.print(block);
+                block.setLength(0);
+            }
         }
 
         /// Keeps the end of what is written. Its memory is always the same: some tests measure it.
