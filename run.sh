@@ -11,6 +11,9 @@
 #   -Xlog: its warnings go to stderr; stdout is for the one line that names the ports
 flags="-XX:+UseSerialGC -Xmn8m -XX:MinHeapFreeRatio=5 -XX:MaxHeapFreeRatio=10 -Djdk.trackAllThreads=false
     -Xlog:disable -Xlog:all=warning:stderr"
+# If memory runs out, the process ends, so that what watches it can start it again: what is left
+# after that would serve nobody.
+always=-XX:+ExitOnOutOfMemoryError
 
 junit=org.junit.platform:junit-platform-console-standalone:1.14.4
 junit_sha256=7c6968cbcaf4301c729f202b23b7d736c5d88be625fc7d27ad5d746146a8bc28
@@ -51,14 +54,37 @@ find_jdk() { # JAVA_HOME, the first in PATH that will do, the newest of the usua
         "please install one, for example Temurin 25, or Debian's openjdk-21-jdk-headless"
 }
 
+set_aside() { # the user's flags for all JVMs: they are for the chat, not for what makes it
+    tool_options=$JAVA_TOOL_OPTIONS jdk_options=$JDK_JAVA_OPTIONS old_options=$_JAVA_OPTIONS
+    unset JAVA_TOOL_OPTIONS JDK_JAVA_OPTIONS _JAVA_OPTIONS
+}
+
+take_back() { # they win: beside more than properties, neither our flags nor the archive would fit
+    [ -z "$tool_options" ] || export JAVA_TOOL_OPTIONS="$tool_options"
+    [ -z "$jdk_options" ] || export JDK_JAVA_OPTIONS="$jdk_options"
+    [ -z "$old_options" ] || export _JAVA_OPTIONS="$old_options"
+    set -f
+    for flag in $tool_options $jdk_options $old_options; do
+        case $flag in -D*) ;; *) flags='' use='' ;; esac
+    done
+    set +f
+}
+
 find_made() { # sets $made to the folder with what was made of this Chat.java, run.sh and JDK
     # shellcheck disable=SC2046 # one word for each checksum, size and name
     set -- $(cd "$here" && cksum Chat.java run.sh "$jdk/release")
     for made in "$cache/$1-$2-$4-$7".*; do
-        [ -f "$made/jdk" ] && read -r by <"$made/jdk" && [ "$by" = "$jdk" ] && return
+        [ -f "$made/jdk" ] || continue
+        { read -r by && read -r place && read -r sizes; } <"$made/jdk"
+        [ "$by" = "$jdk" ] && [ "$place" = "$made" ] && [ "$sizes" = "$(sizes)" ] && return
     done
     made=$cache/$1-$2-$4-$7
     false
+}
+
+sizes() { # tell whether what was made is still whole; if it was moved, the archive does not fit
+    # shellcheck disable=SC2046 # one line
+    echo $(cd "$made" && wc -c chat.jar archive 2>/dev/null)
 }
 
 # Two starts at the same time make a folder each. The file "jdk" comes last: what is half made is
@@ -76,7 +102,7 @@ make() { # makes that folder; false if nothing can be written there
         "$record=$made/unfinished" -cp "$made/chat.jar" Chat --http-port=0 --ws-port=0 \
         </dev/null >"$made/log" 2>&1 && mv "$made/unfinished" "$made/archive" 2>>"$made/log"
     rm -r "$made/classes"
-    echo "$jdk" >"$made/new" && mv "$made/new" "$made/jdk" && work=
+    printf '%s\n' "$jdk" "$made" "$(sizes)" >"$made/new" && mv "$made/new" "$made/jdk" && work=
 }
 
 crowd() { # starts a server and does, for some seconds, what the archive shall know well
@@ -271,6 +297,13 @@ trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
 find_jdk
+# Without a locale Java could not open files with letters beyond ASCII in their paths. What it writes
+# stays ASCII, though, as more can't be expected of the terminal.
+case ${LC_ALL:-${LC_CTYPE:-$LANG}} in
+    '' | C | POSIX)
+        always="$always -Dstdout.encoding=US-ASCII -Dstderr.encoding=US-ASCII"
+        export LC_ALL=C.UTF-8 ;;
+esac
 
 case $1 in
     test | bench)
@@ -289,10 +322,15 @@ esac
 
 record=-XX:AOTCacheOutput use=-XX:AOTCache
 [ "$version" -ge 25 ] || record=-XX:ArchiveClassesAtExit use=-XX:SharedArchiveFile
-if [ -z "$cache" ] || ! { find_made || make; }; then
-    echo "run.sh: no cache folder can be written, so it starts from the source, slower" >&2
-    exec "$jdk/bin/java" "$here/Chat.java" "$@"
+set_aside
+case $cache in *:*) cache='' ;; esac # a class path can't name it
+if [ -n "$cache" ] && { find_made || make; }; then
+    [ -f "$made/archive" ] && use=$use=$made/archive || use=
+    take_back
+    # shellcheck disable=SC2086 # several flags
+    exec "$jdk/bin/java" $flags $always ${use:+"$use"} -cp "$made/chat.jar" Chat "$@"
 fi
-[ -f "$made/archive" ] || use=
+echo "run.sh: no cache folder can be written or named, so it starts from the source, slower" >&2
+take_back
 # shellcheck disable=SC2086 # several flags
-exec "$jdk/bin/java" $flags ${use:+"$use=$made/archive"} -cp "$made/chat.jar" Chat "$@"
+exec "$jdk/bin/java" $always "$here/Chat.java" "$@"
