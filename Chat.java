@@ -48,6 +48,9 @@ public final class Chat implements AutoCloseable {
     private WebSocket.Settings settings;
 
     public static void main(String[] arguments) {
+        Locale.setDefault(Locale.ROOT);             // digits are 0 to 9 wherever they are read
+        System.setOut(new Terminal(System.out));
+        System.setErr(new Terminal(System.err));
         try {
             Options options = new Options(arguments);
             switch (options.task) {
@@ -2834,6 +2837,27 @@ public final class Chat implements AutoCloseable {
                                 .toInstant() + " to " + certificate.getNotAfter().toInstant();
                     }
             throw new UncheckedIOException(new IOException("--keystore " + file + why));
+        }
+    }
+
+    /// Output for people. Where there is no UTF-8 (LANG=C, old consoles) it is ASCII, to be read.
+    static final class Terminal extends PrintStream {
+        Terminal(PrintStream out) { super(out, true, out.charset()); }
+
+        @Override
+        public void print(String text) {
+            var encoder = charset().newEncoder();
+            if (encoder.canEncode(text)) super.print(text);
+            else super.print(text.codePoints().mapToObj(c -> encoder.canEncode(Character.toString(c))
+                    ? Character.toString(c) : inAscii(c)).collect(Collectors.joining()));
+        }
+
+        private static String inAscii(int codePoint) {
+            return switch (codePoint) {
+                case '§' -> "section ";
+                case '…' -> "...";
+                default -> "\\u{" + Integer.toHexString(codePoint) + "}";
+            };
         }
     }
 

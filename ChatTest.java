@@ -2955,7 +2955,7 @@ class ChatTest {
         }
 
         @Test
-        @DisplayName("colours are for terminals only, and NO_COLOR turns them off there, too")
+        @DisplayName("colours are for terminals only, not with NO_COLOR, not for TERM=dumb")
         void coloursAreForTerminals() throws Exception {
             try (var traced = new Traced()) {
                 traced.connect("/echo").close();
@@ -2965,7 +2965,8 @@ class ChatTest {
             assumeInstalled("script");
             assumeTrue(System.getProperty("os.name").equals("Linux"), "script(1) is another");
             var code = Chat.class.getProtectionDomain().getCodeSource().getLocation().toURI();
-            for (String variable : List.of("-u NO_COLOR", "NO_COLOR=1")) {
+            for (String variable : List.of("-u NO_COLOR TERM=xterm", "NO_COLOR=1 TERM=xterm",
+                    "-u NO_COLOR TERM=dumb")) {
                 String java = "exec env " + variable + " '" + JAVA + "' -cp '"
                         + Path.of(code) + "' Chat --http-port=0 --ws-port=0 --trace";
                 try (Program terminal = new Program(FOLDER, "script", "-qec", java, "/dev/null")) {
@@ -2978,7 +2979,8 @@ class ChatTest {
                     }
                     String text;
                     do text = terminal.next(terminal.out); while (!text.contains("TEXT frame"));
-                    assertEquals(variable.startsWith("-u"), text.contains("\u001b["), text);
+                    assertEquals(variable.equals("-u NO_COLOR TERM=xterm"), text.contains("\u001b["),
+                            variable + ": " + text);
                 }
             }
         }
@@ -7150,6 +7152,229 @@ class ChatTest {
                     assertThrows(ConnectException.class, () -> new Socket(other, port).close());
                 for (int port : new int[] {wide.httpPort(), wide.webSocketPort()})
                     new Socket(other, port).close();
+            }
+        }
+    }
+
+    // ---- Anybody's machine: locales, folders, flags, containers ------------------------------
+
+    @Nested
+    @TestInstance(TestInstance.Lifecycle.PER_CLASS)
+    @DisplayName("Anybody's machine")
+    class Machine {
+        private final List<String> withoutLocale = List.of("env", "-u", "LANG", "-u", "LC_CTYPE",
+                "LC_ALL=C");
+        private Path cache;
+
+        /// The classes under test, under what is given before, with all that the JVM finds out.
+        private static Program java(List<String> before, String... arguments) throws Exception {
+            var code = Chat.class.getProtectionDomain().getCodeSource().getLocation().toURI();
+            return new Program(FOLDER, Stream.of(before, List.of(JAVA, "-cp",
+                    Path.of(code).toString(), "Chat"), List.of(arguments)).flatMap(List::stream)
+                    .toArray(String[]::new));
+        }
+
+        private static String out(Program program) throws Exception {
+            try (program) {
+                assertEquals("0 []", program.exit() + " " + program.err);
+                return String.join("\n", program.out);
+            }
+        }
+
+        @Test
+        @DisplayName("without a locale all is ASCII that can be read")
+        void withoutLocale() throws Exception {
+            String text = "Grüße, 𝄞";
+            String[] frame = {"--explain", hex(masked(0x81, utf8(text)))};
+            String plain = out(java(withoutLocale, frame));
+            assertTrue(plain.contains("(section 5.6)"), plain);
+            assertTrue(plain.contains("Gr\\u{fc}\\u{df}e, \\u{1d11e}"), plain);
+            assertTrue(plain.contains("...") && !plain.contains("?"), plain);
+            String full = out(java(List.of("env", "LC_ALL=C.UTF-8"), frame));
+            assertTrue(full.contains("(§5.6)") && full.contains(text), full);
+            try (Program program = java(withoutLocale, "--http-port=0", "--ws-port=0")) {
+                try (Raw raw = new Raw(Integer.parseInt(program.ready().group(4)))) {
+                    raw.ascii("GET / HTTP/1.1\r\n\r\n").readAll();
+                }
+                String line = program.next(program.err);
+                assertTrue(line.contains("(section 4.2.1)"), line);
+            }
+        }
+
+        @Test
+        @DisplayName("digits are 0 to 9 in every country")
+        void digits() throws Exception {
+            String frame = "818537fa213d7f9f4d5158";
+            try (Program program = Program.under(List.of("env", "JDK_JAVA_OPTIONS="
+                    + "-Duser.language=ar -Duser.country=EG"), "--explain", frame)) {
+                assertEquals(0, program.exit());
+                String all = String.join("\n", program.out);
+                assertTrue(all.contains("FIN=1") && all.contains("5 bytes"), all);
+            }
+        }
+
+        // -- ./run.sh --
+
+        /// The project in a folder of its own; all of them have one cache.
+        private Path project(String name) throws IOException {
+            if (cache == null) cache = temporary();
+            Path folder = temporary().resolve(name);
+            Files.createDirectories(folder);
+            for (String file : List.of("Chat.java", "run.sh"))
+                Files.copy(FOLDER.resolve(file), folder.resolve(file),
+                        StandardCopyOption.COPY_ATTRIBUTES);
+            return folder;
+        }
+
+        /// The same, but no archive is trained, which takes long.
+        private Path quickProject(String name) throws IOException {
+            Path folder = project(name), script = folder.resolve("run.sh");
+            String training = "\"$jdk/bin/java\" -XX:TieredStopAtLevel=1 -cp", text =
+                    Files.readString(script);
+            assertTrue(text.contains(training), "how is the archive trained now?");
+            Files.writeString(script, text.replace(training, ": " + training));
+            return folder;
+        }
+
+        private Program run(Path folder, List<String> before, String... options)
+                throws IOException {
+            return new Program(folder, Stream.of(List.of("env", "JAVA_HOME="
+                    + System.getProperty("java.home"), "XDG_CACHE_HOME=" + cache), before,
+                    List.of("./run.sh"), List.of(options)).flatMap(List::stream)
+                    .toArray(String[]::new));
+        }
+
+        /// What the cache holds of whole makings.
+        private List<Path> made() throws IOException {
+            try (var files = Files.walk(cache)) {
+                return files.filter(file -> file.endsWith("jdk")).map(Path::getParent).toList();
+            }
+        }
+
+        @Test
+        @DisplayName("./run.sh: flags that the user has for all JVMs win, and it starts")
+        void flagsOfTheUser() throws Exception {
+            Path folder = project("flags");
+            for (String flags : List.of("-XX:+UseG1GC", "-XX:+UseParallelGC", "-Xmx16m",
+                    "--add-opens=java.base/java.lang=ALL-UNNAMED",
+                    "-agentlib:jdwp=transport=dt_socket,server=y,suspend=n,address=127.0.0.1:0",
+                    "-Dx=y"))
+                for (String variable : List.of("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS"))
+                    try (Program program = new Program(folder, "env", "JAVA_HOME="
+                            + System.getProperty("java.home"), "XDG_CACHE_HOME=" + cache,
+                            variable + "=" + flags, "./run.sh", "--http-port=0", "--ws-port=0")) {
+                        String line = program.next(program.out);
+                        while (line.startsWith("Listening for")) line = program.next(program.out);
+                        assertTrue(Program.LINE.matcher(line).matches(), line);
+                        for (String note : program.err)
+                            assertTrue(note.contains("Picked up"), note);
+                        if (Files.exists(Path.of("/proc/self/cmdline"))) {
+                            String own = Files.readString(Path.of("/proc", ""
+                                    + program.process.pid(), "cmdline"));
+                            assertEquals(flags.startsWith("-D"), own.contains("SerialGC"), own);
+                            assertTrue(own.contains("-XX:+ExitOnOutOfMemoryError"), own);
+                        }
+                    }
+        }
+
+        @Test
+        @DisplayName("./run.sh: a damaged archive is not used, but made anew")
+        void aDamagedArchive() throws Exception {
+            Path folder = project("damaged");
+            out(run(folder, List.of(), "--version"));
+            for (Path each : made())
+                if (Files.exists(each.resolve("archive")))
+                    Files.write(each.resolve("archive"), new byte[0]);
+            int before = made().size();
+            out(run(folder, List.of(), "--version"));
+            assertEquals(before + 1, made().size());
+        }
+
+        @Test
+        @DisplayName("./run.sh: what is damaged in the cache, or was moved with it, is made anew")
+        void aDamagedCache() throws Exception {
+            Path folder = quickProject("damaged");
+            out(run(folder, List.of(), "--version"));
+            int whole = made().size();
+            for (Path each : made())
+                if (!Files.exists(each.resolve("archive"))) Files.write(each.resolve("chat.jar"),
+                        new byte[0]);
+            out(run(folder, List.of(), "--version"));
+            assertEquals(whole + 1, made().size());
+            Path old = cache;
+            cache = old.resolveSibling(old.getFileName() + "-moved");
+            Files.move(old, cache);
+            int before = made().size();
+            out(run(folder, List.of(), "--version"));
+            assertEquals(before + 1, made().size());
+            out(run(folder, List.of(), "--version"));
+            assertEquals(before + 1, made().size());
+            Files.move(cache, old);
+            cache = old;
+        }
+
+        @Test
+        @DisplayName("./run.sh: a path may hold any letters, without a locale too, and colons")
+        void anyPath() throws Exception {
+            Path folder = quickProject("Größe: 大");
+            Path usual = cache;
+            for (String name : List.of("usual", "ä b", "a:b"))
+                try {
+                    cache = usual.resolve(name);
+                    try (Program program = run(folder, withoutLocale, "--version")) {
+                        assertEquals(0, program.exit());
+                        assertTrue(program.out.element().startsWith("Chat.java "));
+                        assertEquals(name.equals("a:b") ? 1 : 0, program.err.size(),
+                                program.err::toString);
+                    }
+                } finally {
+                    cache = usual;
+                }
+        }
+
+        @Test
+        @DisplayName("./run.sh: an old JDK is no reason to fail if there is another; else it is told")
+        void anOldJdk() throws Exception {
+            Path folder = quickProject("old"), old = temporary();
+            Files.createDirectories(old.resolve("bin"));
+            Files.writeString(old.resolve("release"), "JAVA_VERSION=\"17.0.1\"\n");
+            Files.writeString(old.resolve("bin/javac"), "#!/bin/sh\nexit 1\n");
+            assertTrue(old.resolve("bin/javac").toFile().setExecutable(true));
+            try (Program program = new Program(folder, "env", "JAVA_HOME=" + old, "PATH="
+                    + Path.of(JAVA).getParent() + ":" + System.getenv("PATH"), "XDG_CACHE_HOME="
+                    + cache, "./run.sh", "--version")) {
+                assertEquals("0 []", program.exit() + " " + program.err);
+            }
+        }
+
+        // -- Containers and services, as the README has them --
+
+        @Test
+        @DisplayName("as process 1, as nobody, with nothing in the environment, on a read-only disk")
+        void asProcess1() throws Exception {
+            assumeInstalled("unshare", "setpriv");
+            assumeTrue(new ProcessBuilder("unshare", "-pmf", "true").start().waitFor() == 0,
+                    "this user can't unshare");
+            Path classes = temporary();
+            assertEquals(0, new ProcessBuilder(Path.of(JAVA).resolveSibling("javac").toString(),
+                    "-d", classes.toString(), FOLDER.resolve("Chat.java").toString()).inheritIO()
+                    .start().waitFor());
+            assertTrue(classes.toFile().setExecutable(true, false)
+                    && classes.toFile().setReadable(true, false));
+            try (Program program = new Program(FOLDER, "unshare", "-pmf", "sh", "-c",
+                    "mount --bind / / && mount -o remount,bind,ro / && exec setpriv --reuid 65534 "
+                    + "--regid 65534 --clear-groups env -i \"$@\"", "sh", JAVA,
+                    "-XX:+ExitOnOutOfMemoryError", "-cp", classes.toString(), "Chat",
+                    "--host=0.0.0.0", "--http-port=0", "--ws-port=0")) {
+                int port = Integer.parseInt(program.ready().group(4));
+                ProcessHandle one = program.process.children().findFirst().orElseThrow();
+                try (Raw ada = new Raw(port).shakeHands("/echo")) {
+                    assertEquals("Hello", ada.text("Hello").line());
+                    one.destroy();                                          // SIGTERM
+                    assertEquals(1001, ada.frame().code());
+                    ada.frame(0x88, bytes("03 e9")).assertEnd();
+                }
+                assertEquals(143, program.exit());
             }
         }
     }
