@@ -8718,6 +8718,9 @@ class ChatTest {
     @Nested
     @DisplayName("The README's recipes")
     class Recipes {
+        /// For what runs a few seconds: to compile the source takes half the time.
+        static final String SOON = "-XX:TieredStopAtLevel=1";
+
         /// Runs a recipe, on free ports, as `java NAME.java`: first beside Chat.java, then with
         /// the class WebSocket pasted in and as JDK 21 takes it.
         private static void eachWay(String name, String argument, Try trial) throws Exception {
@@ -8735,12 +8738,12 @@ class ChatTest {
                     + "\nclass Chat {\n" + webSocketClass() + "}\n");
             compile(whole, temporary());
             if (Runtime.version().feature() >= 22)
-                try (Program program = new Program(beside, JAVA, name + ".java", argument)) {
+                try (Program program = new Program(beside, JAVA, SOON, name + ".java", argument)) {
                     trial.of(program);
                     assertEquals("[]", program.err.toString());
                 }
-            try (Program program = new Program(pasted, JAVA, "--source", "21", name + ".java",
-                    argument)) {
+            try (Program program = new Program(pasted, JAVA, SOON, "--source", "21",
+                    name + ".java", argument)) {
                 trial.of(program);
                 assertEquals("[]", program.err.toString());
             }
