@@ -27,6 +27,7 @@ import java.util.stream.*;
 import java.util.zip.*;
 import javax.net.ssl.*;
 
+import static java.lang.Character.UnicodeScript.*;
 import static java.nio.charset.StandardCharsets.*;
 
 /// The chat server: one port for the page (HTTP), one for the WebSockets.
@@ -2240,184 +2241,357 @@ public final class Chat implements AutoCloseable {
     }
 
     /// A connection to Redis, Valkey or what else speaks RESP2. A command is strings, each with its
-    /// length in bytes in front: nothing in them can be mistaken for a command.
+    /// length in bytes in front: nothing in them can be mistaken for a command. No question waits
+    /// for the answer to another: all go out at once, and answers come in the order of questions.
     static final class Resp {
         static final int ANSWER_TIME = 5_000;       // ms for an answer; later, the engine is away
 
         private final Socket socket = new Socket();
         private final DataInputStream in;
         private final OutputStream out;
+        private final Set<String> refusals = new HashSet<>();       // kinds that are in the log
+        private final Object order = new Object();  // guards what follows; never held over I/O
+        private final Queue<CompletableFuture<List<String>>> open = new ArrayDeque<>();
+        private ByteArrayOutputStream unwritten = new ByteArrayOutputStream();
+        private boolean writing;                    // a thread writes what is unwritten, and ends
+        private String ending;                      // why this is closed, or null
 
         /// @param engine redis[s]://[user:password@]host[:port][/…]
         /// @throws IOException it can't be reached, or wants another password
         Resp(URI engine) throws IOException {
-            String[] who = Objects.requireNonNullElse(engine.getUserInfo(), "").split(":", 2);
-            String password = who.length > 1 ? who[1] : System.getenv("CHAT_REDIS_PASSWORD");
-            int port = engine.getPort() < 0 ? 6379 : engine.getPort();
-            Socket stream = socket;
+            // By hand, since URI finds no host in a name with _, as Docker Compose gives them.
+            String authority = engine.getRawAuthority();
+            int hostAt = authority.lastIndexOf('@') + 1;
+            String secret = authority.substring(0, Math.max(0, hostAt - 1)).replace("+", "%2B");
+            String[] who = URLDecoder.decode(secret, UTF_8).split(":", 2);
+            int portAt = authority.lastIndexOf(':');
+            boolean usual = portAt < hostAt || authority.endsWith("]");
+            String host = authority.substring(hostAt, usual ? authority.length() : portAt);
+            int port = usual ? 6379 : Integer.parseInt(authority.substring(portAt + 1));
             try {
-                socket.connect(new InetSocketAddress(engine.getHost(), port), ANSWER_TIME);
+                socket.connect(new InetSocketAddress(host, port), ANSWER_TIME);
                 socket.setSoTimeout(ANSWER_TIME);
                 socket.setTcpNoDelay(true);
-                if (engine.getScheme().equals("rediss")) {
-                    stream = ((SSLSocketFactory) SSLSocketFactory.getDefault())
-                            .createSocket(socket, engine.getHost(), port, true);
-                    var parameters = new SSLParameters();       // that verify the host's name
-                    parameters.setEndpointIdentificationAlgorithm("HTTPS");
-                    ((SSLSocket) stream).setSSLParameters(parameters);
-                }
+                Socket stream = engine.getScheme().equals("rediss") ? secured(host, port) : socket;
                 in = new DataInputStream(new BufferedInputStream(stream.getInputStream()));
                 out = stream.getOutputStream();
-                send(password == null ? new String[] {"PING"} : Stream.of("AUTH", who[0], password)
-                        .filter(word -> !word.isEmpty()).toArray(String[]::new));
-                read();
+                logIn(who[0], who.length > 1 ? who[1] : System.getenv("CHAT_REDIS_PASSWORD"));
             } catch (IOException | NumberFormatException wrong) {
-                close();
-                throw new IOException("can't use --redis at " + engine.getHost() + ": " + wrong);
+                close("" + wrong);
+                throw new IOException("can't use --redis at " + host + ": " + wrong);
             }
         }
 
-        void send(String... words) {                // in one write each: they don't mix
-            var text = new StringBuilder("*" + words.length + "\r\n");
-            for (String word : words)
-                text.append("$" + word.getBytes(UTF_8).length + "\r\n" + word + "\r\n");
-            byte[] bytes = text.toString().getBytes(UTF_8);
-            try { out.write(bytes); } catch (IOException lost) { close(); }
+        private Socket secured(String host, int port) throws IOException {
+            var factory = (SSLSocketFactory) SSLSocketFactory.getDefault();
+            var secured = (SSLSocket) factory.createSocket(socket, host, port, true);
+            var parameters = new SSLParameters();
+            parameters.setEndpointIdentificationAlgorithm("HTTPS");     // verify the host's name
+            secured.setSSLParameters(parameters);
+            return secured;
         }
 
-        /// @return the strings and numbers of the answer
-        /// @throws ProtocolException with the engine's words, if it refuses
-        List<String> read() throws IOException {
-            int type = in.readUnsignedByte(), next;
-            var line = new StringBuilder();
-            while ((next = in.readUnsignedByte()) != '\n') line.append((char) next);
-            String value = line.toString().strip();
-            if ("+:$*".indexOf(type) < 0) throw new ProtocolException(value);
-            if (type == '+' || type == ':') return List.of(value);
-            int size = Integer.parseInt(value);
-            if (type == '$') return List.of(new String(in.readNBytes(size + 2), 0, size, UTF_8));
-            var answer = new ArrayList<String>();
-            while (size-- > 0) answer.addAll(read());
+        private void logIn(String user, String password) throws IOException {
+            if (password == null) send("PING");
+            else if (user.isEmpty()) send("AUTH", password);
+            else send("AUTH", user, password);
+            read();
+        }
+
+        /// Asks, and doesn't wait. @return the strings and numbers of the answer when it has come;
+        /// none if the engine refuses, or is lost
+        CompletableFuture<List<String>> ask(String... words) {
+            var answer = new CompletableFuture<List<String>>();
+            if (!enqueue(answer, words)) answer.complete(List.of());
             return answer;
         }
 
-        /// Only one thread may ask at a time, and not again after an IOException or a timeout.
-        List<String> ask(String... words) throws Exception {
-            boolean fits = String.join("", words).length() < 4096;     // in the socket's buffer
-            Executor writer = fits ? Runnable::run : Thread::startVirtualThread;
-            CompletableFuture.runAsync(() -> send(words), writer)
-                    .get(ANSWER_TIME, TimeUnit.MILLISECONDS);       // a write has no time limit
-            return read();
+        /// A command whose answer nobody waits for: what subscribers hear is no answer.
+        void send(String... words) { enqueue(null, words); }
+
+        /// @return false if the connection has ended
+        private boolean enqueue(CompletableFuture<List<String>> answer, String... words) {
+            var command = new StringBuilder().append('*').append(words.length).append("\r\n");
+            for (String word : words)
+                command.append('$').append(word.getBytes(UTF_8).length).append("\r\n").append(word)
+                        .append("\r\n");
+            byte[] bytes = command.toString().getBytes(UTF_8);
+            synchronized (order) {
+                if (ending != null) return false;
+                if (answer != null) open.add(answer);
+                unwritten.writeBytes(bytes);
+                if (writing) return true;
+                writing = true;
+            }
+            Thread.startVirtualThread(this::write);
+            return true;
         }
 
-        void close() { try { socket.close(); } catch (IOException closed) { } }
+        private void write() {
+            try {
+                while (true) {
+                    ByteArrayOutputStream batch;
+                    synchronized (order) {
+                        batch = unwritten;
+                        writing = batch.size() > 0;
+                        if (!writing) return;
+                        unwritten = new ByteArrayOutputStream();
+                    }
+                    batch.writeTo(out);
+                }
+            } catch (IOException lost) {
+                close("" + lost);
+            }
+        }
+
+        /// Hands each answer to who has asked, until the connection is lost. One thread does this.
+        /// What the engine refuses is logged once of each kind, which is its message's first word.
+        /// @throws IOException how it was lost; a replica, which can't be written to, is as good
+        void answer() throws IOException {
+            while (true) {
+                List<String> answer = List.of();
+                try {
+                    answer = read();
+                } catch (ProtocolException refusal) {
+                    String why = refusal.getMessage(), kind = why.split(" ")[0];
+                    if (kind.equals("READONLY")) throw refusal;
+                    if (refusals.add(kind)) log("Redis: " + why);
+                }
+                CompletableFuture<List<String>> asked;
+                synchronized (order) { asked = open.poll(); }
+                if (asked == null) throw new IOException("an answer that nobody has asked for");
+                asked.complete(answer);
+            }
+        }
+
+        /// @return the strings and numbers that have come; nothing (nil) is an empty string
+        /// @throws ProtocolException with the engine's words, if it refuses
+        List<String> read() throws IOException {
+            int type = in.readUnsignedByte();
+            var line = new StringBuilder();
+            for (int next = in.readUnsignedByte(); next != '\n'; next = in.readUnsignedByte())
+                line.append((char) next);
+            String value = line.toString().strip();
+            switch (type) {
+                case '+', ':' -> { return List.of(value); }
+                case '$' -> { return List.of(readString(Integer.parseInt(value))); }
+                case '*' -> {
+                    var answer = new ArrayList<String>();
+                    for (int size = Integer.parseInt(value); size > 0; size--)
+                        answer.addAll(read());
+                    return answer;
+                }
+                default -> throw new ProtocolException(value);
+            }
+        }
+
+        private String readString(int size) throws IOException {
+            if (size < 0) return "";
+            byte[] bytes = new byte[size];
+            in.readFully(bytes);
+            in.readFully(new byte[2]);              // CR LF
+            return new String(bytes, UTF_8);
+        }
+
+        /// Ends it; the first reason is the one that counts. Who has asked gets no answer.
+        void close(String why) {
+            List<CompletableFuture<List<String>>> unanswered;
+            synchronized (order) {
+                if (ending == null) ending = why;
+                unanswered = List.copyOf(open);
+                open.clear();
+            }
+            try { socket.close(); } catch (IOException closed) { }
+            for (var question : unanswered) question.complete(List.of());
+        }
+
+        String ending() { synchronized (order) { return ending; } }
     }
 
     /// The same lines on several servers, through an engine: one connection asks, another hears
     /// what is published. While the engine is away, lines stay here.
+    ///
+    /// The life of a line: publish() notes it as unseen, and sends it. The engine sends it to all
+    /// who have subscribed, to us as well: that echo is the acknowledgement, and only then is the
+    /// line delivered here, so that everybody has the same order. If the engine is lost before the
+    /// echo, all that is unseen is delivered here. So a line comes once, or elsewhere not at all.
     abstract static class Redis {
         static final int REFRESH = 15;              // seconds from one sign of life to the next
-        static final int PING = 2;                  // seconds between PINGs to the second
-        static final int MAX_UNSEEN = 10_000;       // lines under way; with more it is too slow
+        static final int PING = 2;                  // seconds between PINGs, so that a connection
+                                                    // without an answer for ANSWER_TIME is lost
+        static final int DEFLATE_FROM = 1024;       // bytes: a longer line travels compressed
 
-        final ReentrantLock asking = new ReentrantLock();           // held while a question is open
+        final String server = UUID.randomUUID().toString();     // begins each line's id
         private final URI engine;
-        private final String prefix, server = UUID.randomUUID() + "-";
-        private final Map<String, CompletableFuture<?>> topics = new ConcurrentHashMap<>();
-        private final Map<String, Runnable> unseen = new LinkedHashMap<>();     // and the lock
+        private final String prefix;
+        private final AtomicLong published = new AtomicLong();
+        /// Topics that somebody here hears; done as soon as the engine knows.
+        private final Map<String, CompletableFuture<Void>> topics = new ConcurrentHashMap<>();
+        private final Object turn = new Object();   // guards what follows: one line at a time
+        private final Map<String, Unseen> unseen = new LinkedHashMap<>();       // by id
+        private volatile boolean carries;
+        private volatile Resp asker, hearer;
+        private volatile String cause;              // why the engine is lost; null: it isn't
+        private volatile long ahead;                // ms that the engine's clock is ahead of ours
         private final ScheduledExecutorService threads =
                 Executors.newScheduledThreadPool(3, Thread.ofVirtual().factory());
-        private volatile Resp asker, hearer;
-        private volatile boolean carries = true;
+
+        private record Unseen(long sent, Runnable delivery) { }
 
         abstract void deliver(String topic, String line);           // one after the other
         abstract void reachable(boolean again);
-        abstract void refresh();                                    // now and then
+        abstract void refresh();                    // now and then, and when it is reached again
 
         /// @param engine as for Resp; its path begins all keys and topics
         Redis(URI engine) throws IOException {
             this.engine = engine;
-            prefix = engine.getPath().replaceFirst("^/?$", "/chat").substring(1) + ":";
+            boolean named = engine.getPath().length() > 1;
+            prefix = (named ? engine.getPath().substring(1) : "chat") + ":";
             try { connect(); } catch (Throwable away) { close(); throw away; }
-            threads.submit(this::hear);
-            threads.scheduleWithFixedDelay(this::refresh, REFRESH, REFRESH, TimeUnit.SECONDS);
-            threads.scheduleWithFixedDelay(() -> { if (carries) hearer.send("PING"); }, 0, PING,
-                    TimeUnit.SECONDS);
+            threads.submit(this::stayConnected);
+            repeat(threads, REFRESH, this::keepAlive);
+            repeat(threads, PING, this::ping);
         }
+
+        /// Does something again and again; when it fails, not for the last time.
+        static void repeat(ScheduledExecutorService threads, int seconds, Runnable task) {
+            threads.scheduleWithFixedDelay(() -> {
+                try { task.run(); } catch (Throwable bug) { log("it failed: " + bug); }
+            }, seconds, seconds, TimeUnit.SECONDS);
+        }
+
+        boolean carries() { return carries; }
 
         /// Returns when the engine takes what we say, and all topics are heard (again).
         private void connect() throws IOException {
-            asker = new Resp(engine);
-            hearer = new Resp(engine);
-            for (String topic : topics.keySet()) hearer.send("SUBSCRIBE", prefix + topic);
-            hearer.send("PING");
-            while (!handle(hearer.read())) continue;
-            refresh();
-            if (ask("PUBLISH", "", "").isEmpty()) throw new IOException("no line may be published");
-            synchronized (unseen) { if (!carries) reachable(carries = true); }
+            var questions = new Resp(engine);
+            asker = questions;
+            var events = new Resp(engine);
+            hearer = events;
+            Thread.startVirtualThread(() -> {
+                try { questions.answer(); } catch (Exception lost) { questions.close(lost.toString()); }
+                events.close(questions.ending());
+            });
+            for (String topic : topics.keySet()) events.send("SUBSCRIBE", prefix + topic);
+            events.send("PING");
+            boolean subscribed = false;
+            while (!subscribed) subscribed = hear(events);
+            ask("DEL", "");                         // a replica refuses that, not PUBLISH
+            keepAlive();
+            if (ask("PUBLISH", "", "").join().isEmpty()) {
+                questions.close("no line may be published");
+                throw new IOException(questions.ending());
+            }
+            synchronized (turn) {
+                carries = true;
+                if (cause != null) reachable(true);
+            }
+            if (cause != null) log("Redis can be reached again");
+            cause = null;
         }
 
         /// Hears until close(). Who loses the engine connects again, after a pause that doubles up
         /// to 13 s, or by chance a shorter one: not all servers at once.
-        private void hear() {
-            for (int losses = 0; !threads.isShutdown(); losses = Math.min(losses + 1, 7))
+        private void stayConnected() {
+            int losses = 0;
+            while (!threads.isShutdown())
                 try {
                     if (!carries) connect();
-                    while (true) if (handle(hearer.read())) losses = 0;
-                } catch (Throwable lost) {
-                    cut();
-                    synchronized (unseen) {
-                        if (carries) reachable(carries = false);
-                        unseen.values().forEach(Runnable::run);
-                        unseen.clear();
+                    while (true) {
+                        boolean pong = hear(hearer);
+                        if (pong) losses = 0;
                     }
-                    topics.values().forEach(confirmed -> confirmed.complete(null));
+                } catch (Throwable lost) {
+                    lose(Objects.requireNonNullElse(lost.getMessage(), lost.toString()));
                     LockSupport.parkNanos(ThreadLocalRandom.current().nextLong(PAUSE << losses));
+                    if (losses < 7) losses++;
                 }
         }
 
-        /// @return whether it is the answer to a PING
-        private boolean handle(List<String> event) {
-            String what = event.get(0), text = event.get(event.size() - 1);
-            String topic = event.size() < 3 ? "" : event.get(1).substring(prefix.length());
-            String id = text.substring(0, text.indexOf('\n') + 1);
-            if (what.equals("subscribe"))
-                topics.getOrDefault(topic, new CompletableFuture<>()).complete(null);
-            if (what.equals("message")) synchronized (unseen) {
-                if (!id.startsWith(server) || unseen.remove(id) != null)     // not given up
-                    deliver(topic, text.substring(id.length()));
+        private void lose(String why) {
+            hearer.close(why);
+            asker.close(why);
+            if (!why.equals(cause) && !threads.isShutdown()) log("Redis is lost: " + why);
+            cause = why;
+            synchronized (turn) {
+                if (carries) reachable(false);
+                carries = false;
+                for (Unseen line : unseen.values()) line.delivery.run();
+                unseen.clear();
             }
-            return what.equalsIgnoreCase("pong");
+            for (var confirmed : topics.values()) confirmed.complete(null);
         }
 
-        /// @return what the engine answers to a command, a key and so on; nothing if it can't
-        List<String> ask(String... words) {
-            words[1] = prefix + words[1];
-            asking.lock();
-            Resp engine = asker;
+        /// Hears one thing. @return whether it is the answer to a PING
+        private boolean hear(Resp events) throws IOException {
             try {
-                return engine.ask(words);
-            } catch (ProtocolException refused) {
-                log("Redis: " + refused.getMessage());
-            } catch (Throwable lost) {                          // no answer may be left unread
-                if (engine == asker) cut();
-            } finally { asking.unlock(); }
-            return List.of();
+                List<String> event = events.read();
+                String kind = event.get(0);
+                if (kind.equals("subscribe")) confirm(topicOf(event));
+                if (kind.equals("message")) take(topicOf(event), event.get(2));
+                return kind.equalsIgnoreCase("pong");
+            } catch (IOException | RuntimeException lost) {
+                events.close(lost.toString());
+                throw new IOException(events.ending());         // the asker may have been lost first
+            }
         }
 
-        /// Has a line delivered, here too: once, when it comes back, or when it can't any more.
-        void publish(String topic, String line) {
-            String id = server + ThreadLocalRandom.current().nextLong() + "\n";
-            synchronized (unseen) {
-                if (!carries) deliver(topic, line);
-                else unseen.put(id, () -> deliver(topic, line));
-                if (unseen.size() > MAX_UNSEEN) cut();
+        private String topicOf(List<String> event) {
+            return event.get(1).substring(prefix.length());
+        }
+
+        private void confirm(String topic) {
+            var waiting = topics.get(topic);
+            if (waiting != null) waiting.complete(null);
+        }
+
+        /// A line comes after its id, or after "-" and its id if it is compressed.
+        private void take(String topic, String published) {
+            int end = published.indexOf('\n');
+            if (end < 0) return;                    // by a stranger
+            boolean packed = published.startsWith("-");
+            String id = published.substring(packed ? 1 : 0, end);
+            boolean own = id.startsWith(server);
+            String line = published.substring(end + 1);
+            if (packed && !own) line = unpacked(line);
+            synchronized (turn) {
+                Unseen echo = unseen.remove(id);
+                if (echo != null) echo.delivery.run();
+                else if (!own && line != null) deliver(topic, line);        // own: it was given up
             }
-            if (topics.putIfAbsent(topic, new CompletableFuture<>()) == null)
-                hearer.send("SUBSCRIBE", prefix + topic);
-            if (!carries) return;
-            topics.get(topic).join();                           // else it would not come back
-            if (ask("PUBLISH", topic, id + line).isEmpty()) cut();
+        }
+
+        /// Has a line delivered: once, here when it comes back, or when it can't any more.
+        /// @return when that is done
+        void publish(String topic, String line, Runnable delivery) {
+            String id = server + published.incrementAndGet();
+            String packed = line.length() < DEFLATE_FROM ? null : packed(line);
+            String message = packed == null ? id + "\n" + line : "-" + id + "\n" + packed;
+            var delivered = new CompletableFuture<Void>();
+            Runnable once = () -> {
+                try { delivery.run(); } finally { delivered.complete(null); }
+            };
+            synchronized (turn) {
+                if (carries) unseen.put(id, new Unseen(System.nanoTime(), once));
+                else once.run();
+            }
+            var confirmed = subscribe(topic);
+            if (!delivered.isDone()) confirmed.join();          // else it would not come back
+            if (delivered.isDone()) return;                     // the engine is away
+            Resp engine = asker;
+            engine.ask("PUBLISH", prefix + topic, message).thenAccept(answer -> {
+                if (answer.isEmpty()) engine.close("no line may be published");
+            });
+            delivered.join();
+        }
+
+        /// Before the first line of a topic. @return is done when its lines are heard
+        CompletableFuture<Void> subscribe(String topic) {
+            var confirmed = new CompletableFuture<Void>();
+            var before = topics.putIfAbsent(topic, confirmed);
+            if (before != null) return before;
+            hearer.send("SUBSCRIBE", prefix + topic);
+            return confirmed;
         }
 
         /// After the last line of a topic.
@@ -2426,59 +2600,404 @@ public final class Chat implements AutoCloseable {
             hearer.send("UNSUBSCRIBE", prefix + topic);
         }
 
-        private void cut() {
-            Stream.of(asker, hearer).filter(Objects::nonNull).forEach(Resp::close);
+        /// Asks about a key, as Resp does.
+        CompletableFuture<List<String>> ask(String command, String key, String... rest) {
+            var words = new ArrayList<String>(List.of(command, prefix + key));
+            words.addAll(List.of(rest));
+            return asker.ask(words.toArray(String[]::new));
+        }
+
+        /// ms of the engine's clock: what one server writes with it, all others judge by it.
+        long now() { return System.currentTimeMillis() + ahead; }
+
+        void keepAlive() {
+            List<String> time = asker.ask("TIME").join();       // seconds, microseconds
+            if (time.size() == 2) ahead = 1000 * Long.parseLong(time.get(0))
+                    + Long.parseLong(time.get(1)) / 1000 - System.currentTimeMillis();
+            refresh();
+        }
+
+        private void ping() {
+            asker.ask("PING");
+            if (carries) hearer.send("PING");
+            long longAgo = System.nanoTime() - 2_000_000L * Resp.ANSWER_TIME;
+            boolean stuck;
+            synchronized (turn) {
+                stuck = unseen.values().stream().limit(1).anyMatch(line -> line.sent < longAgo);
+            }
+            if (stuck) hearer.close("a line does not come back");
+        }
+
+        /// @return null if it doesn't get shorter
+        private static String packed(String line) {
+            byte[] text = line.getBytes(UTF_8);
+            var bytes = new ByteArrayOutputStream();
+            try (var deflater = new DeflaterOutputStream(bytes)) {
+                deflater.write(text);
+            } catch (IOException impossible) {
+                throw new UncheckedIOException(impossible);
+            }
+            String packed = Base64.getEncoder().encodeToString(bytes.toByteArray());
+            return packed.length() < text.length ? packed : null;
+        }
+
+        /// @return null if a stranger has published what isn't compressed
+        private static String unpacked(String line) {
+            try {
+                var bytes = new ByteArrayInputStream(Base64.getDecoder().decode(line));
+                return new String(new InflaterInputStream(bytes).readAllBytes(), UTF_8);
+            } catch (IOException | IllegalArgumentException garbage) {
+                return null;
+            }
         }
 
         void close() {
-            threads.shutdownNow();                              // wakes whoever waits
-            cut();
+            try {
+                if (carries) asker.ask("PING").get(1, TimeUnit.SECONDS);        // all has gone out
+            } catch (Exception lost) { }
+            threads.shutdownNow();
+            if (asker != null) asker.close("closed");
+            if (hearer != null) hearer.close("closed");
+        }
+    }
+
+    /// What happens in a room, as data. It travels as one line, to other servers and to clients that
+    /// have asked for it: what kind it is, then names (which hold no blank), then the rest. Plain
+    /// clients get a sentence; no program has to understand that.
+    sealed interface Event {
+        /// What somebody is called: for that one only, at first and at each change.
+        record You(String name) implements Event { }
+        /// Somebody has joined, or else left; with that, so many are here.
+        record Moved(String name, boolean joined, int count) implements Event { }
+        record Renamed(String name, String next) implements Event { }
+        record Said(String name, String text) implements Event { }
+        /// So many are here; the names (not all) if somebody wanted to know.
+        record Here(int count, List<String> names) implements Event { }
+        /// For people to read.
+        record Note(String text) implements Event { }
+
+        default String encode() {
+            return switch (this) {
+                case You(String name) -> "you " + name;
+                case Moved(String name, boolean joined, int count) ->
+                    (joined ? "joined " : "left ") + name + " " + count;
+                case Renamed(String name, String next) -> "renamed " + name + " " + next;
+                case Said(String name, String text) -> "said " + name + " " + text;
+                case Here(int count, List<String> names) ->
+                    "here " + count + names.stream().map(" "::concat).collect(Collectors.joining());
+                case Note(String text) -> "note " + text;
+            };
+        }
+
+        /// What another server has told. @return null if it is nothing that servers tell
+        static Event decode(String line) {
+            String[] words = line.split(" ", 3);
+            if (words.length < 3) return null;
+            try {
+                return switch (words[0]) {
+                    case "joined" -> new Moved(words[1], true, Integer.parseInt(words[2]));
+                    case "left" -> new Moved(words[1], false, Integer.parseInt(words[2]));
+                    case "renamed" -> new Renamed(words[1], words[2]);
+                    case "said" -> new Said(words[1], words[2]);
+                    default -> null;
+                };
+            } catch (NumberFormatException noCount) {
+                return null;
+            }
+        }
+
+        /// What a plain client is told, or null for nothing.
+        default String sentence() {
+            return switch (this) {
+                case Moved(String name, boolean joined, int count) when !joined ->
+                    " .... " + name + " has left.";
+                case Renamed(String name, String next) ->
+                    " .... " + name + " is now " + next + ".";
+                case Said(String name, String text) -> name + ": " + indented(text);
+                case Here(int count, List<String> names) when !names.isEmpty() -> {
+                    int more = count - names.size();
+                    yield " .... " + count + " here: " + String.join(", ", names)
+                            + (more > 0 ? ", and " + more + " more" : "");
+                }
+                case Note(String text) -> " .... " + text;
+                default -> null;
+            };
+        }
+
+        /// A plain client may be a terminal, where what follows a line break would look like a line
+        /// of its own: like a notice, or like somebody else's. So a TAB follows. (A browser shows
+        /// both as one blank, as it shows the line break.)
+        private static String indented(String text) {
+            var lines = new StringBuilder(text.length() + 16);
+            for (int i = 0; i < text.length(); i++) {
+                char letter = text.charAt(i);
+                lines.append(letter);
+                boolean last = i + 1 == text.length();
+                boolean pair = letter == '\r' && !last && text.charAt(i + 1) == '\n';
+                boolean lineBreak = letter == '\n' || letter == '\r' || letter == '\u0085';
+                if (lineBreak && !pair && !last) lines.append('\t');
+            }
+            return lines.toString();
+        }
+    }
+
+    /// What a room or a person can be called.
+    static final class Name {
+        static final int MAX_NICK = 24, MAX_ROOM = 64;          // letters
+        /// These write some words with an invisible letter, a joiner, in the middle.
+        private static final Set<Character.UnicodeScript> JOINING = EnumSet.of(ARABIC, SYRIAC,
+                DEVANAGARI, BENGALI, GURMUKHI, GUJARATI, ORIYA, TAMIL, TELUGU, KANNADA, MALAYALAM,
+                SINHALA);
+
+        private Name() { }
+
+        /// Letters, digits, - and _. The length comes first: to normalize costs time that grows
+        /// faster than the text. (A letter can be written with up to 4 code points of 2 chars.)
+        /// @return the usual form of what somebody has written, or null if that is no name
+        static String of(String written, int most) {
+            if (written.length() > 8 * most) return null;
+            String name = Normalizer.normalize(written, Normalizer.Form.NFC);
+            int[] letters = name.codePoints().toArray();
+            if (letters.length == 0 || letters.length > most || isMark(letters[0])) return null;
+            for (int i = 0; i < letters.length; i++)
+                if (!isLetter(letters[i]) && !isJoiner(letters, i)) return null;
+            return name;
+        }
+
+        private static boolean isMark(int letter) {     // it would join what stands before the name
+            return switch (Character.getType(letter)) {
+                case Character.NON_SPACING_MARK, Character.ENCLOSING_MARK,
+                    Character.COMBINING_SPACING_MARK -> true;
+                default -> false;
+            };
+        }
+
+        private static boolean isLetter(int letter) {
+            return switch (Character.getType(letter)) {
+                case Character.LETTER_NUMBER, Character.OTHER_NUMBER -> true;
+                default -> Character.isLetterOrDigit(letter) || isMark(letter)
+                        || letter == '-' || letter == '_';
+            } && !isInvisible(letter);
+        }
+
+        /// Unicode's Default_Ignorable_Code_Point, as far as these count as letters or marks.
+        private static boolean isInvisible(int letter) {
+            return switch (letter) {
+                case 0x034f, 0x115f, 0x1160, 0x17b4, 0x17b5, 0x3164, 0xffa0 -> true;
+                default -> letter >= 0x180b && letter <= 0x180f
+                        || letter >= 0xfe00 && letter <= 0xfe0f
+                        || letter >= 0xe0100 && letter <= 0xe01ef;
+            };
+        }
+
+        private static boolean isJoiner(int[] letters, int i) {
+            boolean joiner = letters[i] == '\u200c' || letters[i] == '\u200d';
+            if (!joiner || i == 0 || i + 1 == letters.length) return false;
+            return JOINING.contains(Character.UnicodeScript.of(letters[i - 1]))
+                    && JOINING.contains(Character.UnicodeScript.of(letters[i + 1]));
+        }
+
+        /// Names with the same key look the same, or almost: nobody shall speak in another's name.
+        /// By way of upper case, since ς and σ have only Σ in common, and ß is SS.
+        static String key(String name) {
+            String visible = name.replace("\u200c", "").replace("\u200d", "");
+            String upper = Normalizer.normalize(visible, Normalizer.Form.NFKC)
+                    .toUpperCase(Locale.ROOT);
+            return Normalizer.normalize(upper.toLowerCase(Locale.ROOT), Normalizer.Form.NFKC);
         }
     }
 
     /// Who is in which room, what a line means, who hears it.
     static final class Rooms {
-        static final String PRESENCE = "presence";  // subprotocol of who is told of arrivals (§1.9)
-        static final int CROWD = 1000;              // members from which on no coming and going is
+        static final String PRESENCE = "presence";  // subprotocol of who hears of events (§1.9)
+        static final int CROWD = 1000;              // people above which no coming and going is
                                                     // told: N arrivals would cost N² lines
         static final int MAX_ROOMS = 10_000;        // a room needs memory, and names are free
         static final int MAX_LISTED = 100;          // names in the answer to /who
         static final int LIFE = 45_000;             // ms that people of a dead server seem to live
-        static final String LETTER = "[\\p{L}\\p{M}\\p{N}_-]", JOINED = " has joined.";
+        static final int SETTLE = 3;                // seconds from one look after things to the next
+        static final int WISH = 120;                // seconds that somebody waits for a taken name
+        static final int LAST_WORDS = 2;            // seconds to tell other servers who left
+        static final int PACE = 64;                 // bytes a ms that everybody may always say
 
-        /// `"" + nick` is his nick. He hears what is said after the line that tells of his arrival.
-        record Member(WebSocket webSocket, String room, AtomicReference<String> nick,
-                AtomicBoolean arrived) { }
+        /// Somebody in a room.
+        static final class Member {
+            private final WebSocket webSocket;
+            private final Room room;
+            private final boolean wantsEvents;      // and not the sentences of a plain client
+            private volatile String nick = "";
+            private volatile boolean arrived;       // hears the room, and is seen in it
+            private volatile boolean hasSpoken;
 
-        private final Map<String, Set<Member>> rooms = new ConcurrentHashMap<>();
-        private final Map<String, Member> arriving = new ConcurrentHashMap<>();   // by that line
-        private final Map<String, WebSocket> nicks = new ConcurrentHashMap<>();
+            private Member(WebSocket webSocket, Room room) {
+                this.webSocket = webSocket;
+                this.room = room;
+                wantsEvents = PRESENCE.equals(webSocket.protocol());
+            }
+
+            boolean hasGone() { return webSocket.state().compareTo(WebSocket.State.OPEN) > 0; }
+
+            /// @return an event as this one's client takes it, or null for nothing
+            private WebSocket.Message message(Event event) {
+                String text = wantsEvents ? event.encode() : event.sentence();
+                return text == null ? null : WebSocket.Message.text(text);
+            }
+
+            /// Sends a message (or null), but never waits. An error with one member is theirs alone.
+            private void post(WebSocket.Message message) {
+                try {
+                    if (message != null) webSocket.post(message);
+                } catch (Throwable bug) {
+                    webSocket.cutOff(bug.toString());
+                }
+            }
+        }
+
+        /// The people in a room at this server. All hear the same things in one order.
+        private static final class Room {
+            private final String name;
+            private final Object order = new Object();  // held while something is told or changed
+            private final NavigableMap<String, Member> members = new ConcurrentSkipListMap<>();
+            private int here;                       // members who have arrived
+            private int told;                       // how many people they believe to be here
+            private boolean moved;                  // somebody came or went since told was checked
+            private int guests;                     // who is in, comes or goes: see Rooms.open()
+
+            Room(String name) { this.name = name; }
+
+            /// Tells everybody.
+            /// @param whose the member here who arrives by this, or has another name; or null
+            void tell(Event event, Member whose) {
+                synchronized (order) {
+                    if (event instanceof Event.Moved move) tellMove(move, whose);
+                    else post(event, whose, members.values());
+                }
+            }
+
+            /// In a crowd nobody is told who comes and goes, except who comes.
+            private void tellMove(Event.Moved move, Member newcomer) {
+                if (newcomer != null) {
+                    newcomer.arrived = true;
+                    here++;
+                }
+                moved = true;
+                int count = atLeast(move.count());
+                var exact = new Event.Moved(move.name(), move.joined(), count);
+                boolean crowd = count + (move.joined() ? 0 : 1) > CROWD;
+                if (!crowd) {
+                    told = count;
+                    post(exact, newcomer, members.values());
+                } else if (newcomer != null) {
+                    post(exact, newcomer, List.of(newcomer));
+                }
+            }
+
+            private void post(Event event, Member whose, Collection<Member> audience) {
+                if (whose != null && whose.wantsEvents)
+                    whose.post(whose.message(new Event.You(whose.nick)));
+                var line = WebSocket.Message.text(event.encode());
+                String sentence = event.sentence();
+                var plain = sentence == null ? null : WebSocket.Message.text(sentence);
+                for (Member member : audience)
+                    if (member.arrived) member.post(member.wantsEvents ? line : plain);
+            }
+
+            /// Tells how many are here, unless that is what the members believe.
+            void correct(int count) {
+                synchronized (order) {
+                    int exact = atLeast(count);
+                    if (exact == told) return;
+                    told = exact;
+                    post(new Event.Here(exact, List.of()), null, members.values());
+                }
+            }
+
+            /// @return whether somebody came or went since this was asked last
+            boolean hasMoved() {
+                synchronized (order) {
+                    boolean moved = this.moved;
+                    this.moved = false;
+                    return moved;
+                }
+            }
+
+            int atLeast(int count) { synchronized (order) { return Math.max(here, count); } }
+
+            void depart(Member member) {
+                synchronized (order) {
+                    if (member.arrived) here--;
+                    member.arrived = false;
+                }
+            }
+
+            /// @return the name before; null for who has left meanwhile
+            String rename(Member member, String nick) {
+                synchronized (order) {
+                    if (!member.arrived) return null;
+                    String before = member.nick;
+                    members.remove(before, member);
+                    members.put(nick, member);
+                    member.nick = nick;
+                    return before;
+                }
+            }
+
+            List<String> names(int most) {
+                return members.values().stream().filter(member -> member.arrived)
+                        .limit(most).map(member -> member.nick).toList();
+            }
+
+            boolean isBehind() {
+                for (Member member : members.values())
+                    if (member.webSocket.isBehind()) return true;
+                return false;
+            }
+        }
+
+        private final Map<String, Room> rooms = new ConcurrentHashMap<>();
+        private final Object doors = new Object();  // held while a room is opened or closed
+        private final Map<String, Member> nicks = new ConcurrentHashMap<>();    // by key
+        private final Map<Member, Wish> wishes = new ConcurrentHashMap<>();
+        private final Set<Member> twins = ConcurrentHashMap.newKeySet();        // to be renamed
+        private final ScheduledExecutorService clock =
+                Executors.newScheduledThreadPool(3, Thread.ofVirtual().factory());
         private final Redis redis;                  // null: there is no other server
+
+        /// A taken name that somebody had before and waits for, and until when (ns).
+        private record Wish(String nick, long end) { }
 
         Rooms(URI engine) throws IOException {
             redis = engine == null ? null : new Redis(engine) {
-                @Override void deliver(String room, String line) { tell(room, line); }
-                @Override void refresh() {
-                    enlist("names", nicks::keySet);
-                    for (String room : rooms.keySet()) enlist("who:" + room, () -> present(room));
-                }
+                @Override void deliver(String room, String line) { hearOthers(room, line); }
+                @Override void refresh() { signOfLife(); }
                 @Override void reachable(boolean again) {
                     String how = again ? "can be reached again." : "cannot be reached.";
-                    for (String room : rooms.keySet()) tell(room, " .... other servers " + how);
+                    for (Room room : rooms.values())
+                        room.tell(new Event.Note("other servers " + how), null);
                 }
             };
+            Redis.repeat(clock, SETTLE, this::correctCounts);
+            Redis.repeat(clock, SETTLE, this::renameTwins);
+            Redis.repeat(clock, SETTLE, this::grantWishes);
         }
 
-        void close() { if (redis != null) redis.close(); }
+        /// After all have been sent away: other servers still hear that they left.
+        void close() {
+            long end = System.nanoTime() + LAST_WORDS * 1_000_000_000L;
+            while (redis != null && !rooms.isEmpty() && System.nanoTime() < end)
+                LockSupport.parkNanos(10_000_000);
+            clock.shutdownNow();
+            if (redis != null) redis.close();
+        }
 
         /// The room of a path: `/`, `/chat` and `/chat/lobby` are one, `/chat/NAME` is NAME.
         /// @return null if there can be no such room
         static String ofPath(String path) {
             if (path.equals("/") || path.equals("/chat")) return "lobby";
+            boolean tooLong = path.length() > 6 + Name.MAX_ROOM * 4 * 12;     // %F0%90%90%80
+            if (!path.startsWith("/chat/") || tooLong) return null;
             try {
-                String name = path.startsWith("/chat/") ? path.substring(6) : "";
-                name = Normalizer.normalize(URLDecoder.decode(name, UTF_8), Normalizer.Form.NFC);
-                return name.matches(LETTER + "{1,64}") ? name : null;
+                return Name.of(URLDecoder.decode(path.substring(6), UTF_8), Name.MAX_ROOM);
             } catch (IllegalArgumentException badEscape) {
                 return null;
             }
@@ -2486,149 +3005,261 @@ public final class Chat implements AutoCloseable {
 
         boolean canHold(String room) { return rooms.size() < MAX_ROOMS || rooms.containsKey(room); }
 
-        Member enter(WebSocket webSocket, String room) {
-            String nick;
-            do nick = "user-" + ThreadLocalRandom.current().nextInt(100_000);
-            while (!claim(nick, webSocket));
-            var member = new Member(webSocket, room, new AtomicReference<>(nick),
-                    new AtomicBoolean());
-            String arrival = " .... " + nick + JOINED;
-            arriving.put(arrival, member);
-            rooms.compute(room, (same, found) -> {
-                Set<Member> all = found == null ? new LinkedHashSet<>() : found;
-                synchronized (all) { all.add(member); }
-                return all;
-            });
-            enlist("who:" + room, () -> List.of("" + member.nick));
-            say(room, arrival);
+        /// @return who has joined the room; null for who has gone before that
+        Member enter(WebSocket webSocket, String name) {
+            Room room = open(name);
+            var member = new Member(webSocket, room);
+            String nick = claimAny(member);
+            if (nick == null) {
+                close(room);
+                return null;
+            }
+            member.nick = nick;
+            room.members.put(nick, member);
+            enlist(room, List.of(nick));
+            say(room, new Event.Moved(nick, true, count(room)), member);
             return member;
         }
 
         void leave(Member member) {
-            member.arrived.set(false);                      // neither hears nor is seen
-            if (rooms.get(member.room).size() <= CROWD)
-                say(member.room, " .... " + member.nick + " has left.");
-            rooms.computeIfPresent(member.room, (room, all) -> {
-                synchronized (all) { all.remove(member); }
-                if (all.isEmpty() && redis != null) redis.unsubscribe(room);
-                return all.isEmpty() ? null : all;
-            });
-            ask("ZREM", "who:" + member.room, "" + member.nick);
-            release("" + member.nick, member.webSocket);    // not before all know
+            if (member == null) return;
+            Room room = member.room;
+            room.depart(member);                    // who neither hears nor is seen any more
+            wishes.remove(member);
+            ask("ZREM", listOf(room), member.nick);
+            say(room, new Event.Moved(member.nick, false, count(room)), null);
+            room.members.remove(member.nick, member);
+            close(room);
+            release(member.nick, member);           // not before all know
         }
 
-        private void say(String room, String line) {
-            if (redis == null) tell(room, line);
-            else redis.publish(room, line);
-        }
-
-        /// Everybody here gets a line, at the same place of one order; an arrival only who asked,
-        /// and in a crowd only who arrives. An error with one member is his alone.
-        private void tell(String room, String line) {
-            var message = WebSocket.Message.text(line);
-            boolean arrival = line.startsWith(" ") && line.endsWith(JOINED);    // said: "name: …"
-            Member newcomer = arrival ? arriving.remove(line) : null;
-            Set<Member> members = rooms.getOrDefault(room, Set.of());
-            synchronized (members) {
-                if (newcomer != null) newcomer.arrived.set(true);
-                for (Member member : arrival && members.size() > CROWD
-                        ? Stream.ofNullable(newcomer).toList() : members) {
-                    WebSocket to = member.webSocket;
-                    boolean told = member.arrived.get()
-                            && (!arrival || PRESENCE.equals(to.protocol()));
-                    try { if (told) to.post(message); } catch (Throwable bug) { to.cutOff(null); }
-                }
+        private Room open(String name) {
+            synchronized (doors) {
+                Room room = rooms.computeIfAbsent(name, Room::new);
+                room.guests++;
+                if (redis != null) redis.subscribe(name);
+                return room;
             }
+        }
+
+        private void close(Room room) {
+            synchronized (doors) {
+                room.guests--;
+                if (room.guests > 0) return;
+                rooms.remove(room.name);
+                if (redis != null) redis.unsubscribe(room.name);
+            }
+        }
+
+        /// Returns when everybody at this server has heard it.
+        private void say(Room room, Event event, Member whose) {
+            if (redis == null) room.tell(event, whose);
+            else redis.publish(room.name, event.encode(), () -> room.tell(event, whose));
+        }
+
+        /// The same from any thread: the room may be given up meanwhile, and opened again.
+        private void sayAside(Room room, Event event, Member whose) {
+            Room same = open(room.name);
+            try { say(same, event, whose); } finally { close(same); }
+        }
+
+        private void hearOthers(String name, String line) {
+            Room room = rooms.get(name);
+            Event event = Event.decode(line);
+            if (room != null && event != null) room.tell(event, null);
         }
 
         /// What somebody has typed: a line for all, or a command.
         void hear(Member member, String typed) {
-            if (!typed.startsWith("/") || typed.startsWith("//")) {
-                say(member.room, member.nick + ": " + typed.replaceFirst("^//", "/"));
+            if (typed.startsWith("/") && !typed.startsWith("//")) {
+                Event answer = obey(member, typed.strip());
+                if (answer != null) member.webSocket.send(member.message(answer));
                 return;
             }
-            String[] words = typed.strip().split("\\s+", 2);
-            String answer = obey(member, words[0], words.length > 1 ? words[1] : "");
-            if (answer != null) member.webSocket.send(WebSocket.Message.text(" .... " + answer));
+            String text = typed.startsWith("//") ? typed.substring(1) : typed;
+            member.hasSpoken = true;
+            say(member.room, new Event.Said(member.nick, text), null);
+            keepPace(member.room, text.length());
+        }
+
+        /// Who says more than others can read waits for them, for a moment that grows with what
+        /// is said: not to answer is no way to silence a room.
+        private void keepPace(Room room, int size) {
+            long end = System.nanoTime() + (1 + size / PACE) * 1_000_000L;
+            while (room.isBehind() && System.nanoTime() < end) LockSupport.parkNanos(1_000_000);
         }
 
         /// The commands. One more is one more case.
         /// @return what only the asker is told, or null
-        private String obey(Member member, String command, String rest) {
+        private Event obey(Member member, String typed) {
+            int end = 0;
+            while (end < typed.length() && !Character.isWhitespace(typed.charAt(end))) end++;
+            String command = typed.substring(0, end);
             return switch (command) {
-                case "/nick" -> rename(member, Normalizer.normalize(rest, Normalizer.Form.NFC));
+                case "/nick" -> rename(member, typed.substring(end).strip());
                 case "/who" -> who(member.room);
-                case "/help" -> "/nick NAME changes your name, /who lists who is here, "
-                        + "/help is this. // at the start says a /.";
-                default -> "There is no command " + Explained.elide(command, 40) + ". Try /help.";
+                case "/help" -> new Event.Note("/nick NAME changes your name, /who lists who is "
+                        + "here, /help is this. // at the start says a /.");
+                default -> new Event.Note("There is no command " + Explained.elide(command, 40)
+                        + ". Try /help.");
             };
         }
 
-        private String rename(Member member, String nick) {
-            String old = member.nick.get();
-            if (!nick.matches(LETTER + "{1,24}"))
-                return "A name has 1 to 24 letters, digits, - or _.";
-            if (!claim(nick, member.webSocket)) return "The name " + nick + " is taken.";
-            member.nick.set(nick);
-            ask("ZREM", "who:" + member.room, old);
-            enlist("who:" + member.room, () -> List.of(nick));
-            if (!key(old).equals(key(nick))) release(old, member.webSocket);
-            say(member.room, " .... " + old + " is now " + nick + ".");
+        private Event rename(Member member, String wanted) {
+            String nick = Name.of(wanted, Name.MAX_NICK);
+            wishes.remove(member);
+            if (nick == null) return new Event.Note("A name has 1 to 24 letters, digits, - or _.");
+            if (claim(nick, member)) {
+                become(member, nick);
+                return null;
+            }
+            long end = System.nanoTime() + WISH * 1_000_000_000L;
+            if (!member.hasSpoken) wishes.put(member, new Wish(nick, end));     // see grantWishes()
+            return new Event.Note("The name " + nick + " is taken.");
+        }
+
+        /// Gives somebody the name that was claimed for them.
+        private void become(Member member, String nick) {
+            String before = member.room.rename(member, nick);
+            if (before == null) {
+                release(nick, member);
+                return;
+            }
+            ask("ZREM", listOf(member.room), before);
+            enlist(member.room, List.of(nick));
+            sayAside(member.room, new Event.Renamed(before, nick), member);
+            if (!Name.key(before).equals(Name.key(nick))) release(before, member);  // all know now
+        }
+
+        /// @return a name like user-5 that is theirs now; null if they have gone
+        private String claimAny(Member member) {
+            for (int tries = 0; !member.hasGone(); tries++) {
+                int numbers = tries < 100 ? 100_000 : Integer.MAX_VALUE;        // it is full here
+                String nick = "user-" + ThreadLocalRandom.current().nextInt(numbers);
+                if (claim(nick, member)) return nick;
+            }
             return null;
         }
 
-        /// Names that differ in case or form only are the same: nobody shall speak in another's.
-        private static String key(String nick) {
-            return Normalizer.normalize(nick, Normalizer.Form.NFKC).toLowerCase(Locale.ROOT);
+        /// @return whether the name is theirs now, on all servers
+        private boolean claim(String nick, Member member) {
+            String key = Name.key(nick);
+            Member holder = nicks.putIfAbsent(key, member);
+            if (holder != null) return holder == member;
+            boolean taken = hold(key).join().contains("");      // else OK, or it can't be asked
+            if (taken) nicks.remove(key, member);
+            return !taken;
         }
 
-        /// @return whether the name is his now, on all servers
-        private boolean claim(String nick, WebSocket owner) {
-            WebSocket holder = nicks.get(key(nick));
-            if (holder != null) return holder == owner;
-            boolean taken = ask("ZADD", "names", "NX", expiry(), key(nick)).contains("0");
-            ask("PEXPIRE", "names", "" + LIFE);             // should all servers die
-            return !taken && nicks.putIfAbsent(key(nick), owner) == null;
+        private void release(String nick, Member member) {
+            String key = Name.key(nick);
+            if (nicks.remove(key, member)) ask("DEL", "name:" + key);
         }
 
-        private void release(String nick, WebSocket owner) {
-            nicks.remove(key(nick), owner);
-            ask("ZREM", "names", key(nick));
+        private Event who(Room room) {
+            var elsewhere = ask("ZRANGE", listOf(room), "0", String.valueOf(MAX_LISTED - 1));
+            int count = room.atLeast(count(room));
+            var names = new TreeSet<String>(room.names(MAX_LISTED));
+            names.addAll(elsewhere.join());
+            return new Event.Here(Math.max(count, names.size()),
+                    names.stream().limit(MAX_LISTED).toList());
         }
 
-        private List<String> ask(String... words) {
-            return redis == null ? List.of() : redis.ask(words);
+        // ---- Between servers; without others, nothing is asked --------------------------------
+        // name:KEY is the server at which somebody has that name; who:ROOM has the people of a
+        // room, each with the time (ms) at which they are forgotten. Both need signs of life.
+
+        private CompletableFuture<List<String>> ask(String command, String key, String... rest) {
+            if (redis == null) return CompletableFuture.completedFuture(List.of());
+            return redis.ask(command, key, rest);
         }
 
-        private static String expiry() { return "" + (System.currentTimeMillis() + LIFE); }
+        private static String listOf(Room room) { return "who:" + room.name; }
 
-        /// Adds names to a set of all servers, sorted by when they will be forgotten.
-        private void enlist(String set, Supplier<Collection<String>> names) {
-            if (redis == null) return;
-            redis.asking.lock();                // lest someone is named again who goes meanwhile
-            try {
-                var words = Stream.concat(Stream.of("ZADD", set), names.get().stream().flatMap(
-                        name -> Stream.of(expiry(), name))).toArray(String[]::new);
-                if (words.length > 2) ask(words);
-                ask("ZREMRANGEBYSCORE", set, "-inf", "" + System.currentTimeMillis());
-                ask("PEXPIRE", set, "" + LIFE);
-            } finally { redis.asking.unlock(); }
+        private CompletableFuture<List<String>> hold(String key) {
+            String server = redis == null ? "" : redis.server;
+            return ask("SET", "name:" + key, server, "NX", "PX", String.valueOf(LIFE));
         }
 
-        private List<String> present(String room) {
-            Set<Member> members = rooms.getOrDefault(room, Set.of());
-            synchronized (members) {
-                return members.stream().filter(member -> member.arrived.get())
-                        .map(member -> "" + member.nick).toList();
+        private void enlist(Room room, List<String> names) {
+            if (redis == null || names.isEmpty()) return;
+            String end = String.valueOf(redis.now() + LIFE);
+            ask("ZADD", listOf(room), names.stream().flatMap(name -> Stream.of(end, name))
+                    .toArray(String[]::new));
+            ask("PEXPIRE", listOf(room), String.valueOf(LIFE));
+        }
+
+        /// @return people of a room at all servers; 0 if these can't be asked
+        private int count(Room room) {
+            List<String> answer = ask("ZCARD", listOf(room)).join();
+            return answer.isEmpty() ? 0 : Integer.parseInt(answer.get(0));
+        }
+
+        /// Says of everybody that they are still here, and finds out whose name another has as
+        /// well: while servers were apart, both could get it. All answers are waited for, so that
+        /// questions can't pile up.
+        private void signOfLife() {
+            var owners = new HashMap<String, CompletableFuture<List<String>>>();
+            for (String key : nicks.keySet()) {
+                hold(key);                          // the engine may have forgotten all
+                owners.put(key, ask("GET", "name:" + key));
+            }
+            owners.forEach((key, answer) -> {
+                String owner = String.join("", answer.join());
+                if (owner.equals(redis.server))
+                    ask("PEXPIRE", "name:" + key, String.valueOf(LIFE));
+                else if (!owner.isEmpty() && nicks.remove(key) instanceof Member twin)
+                    twins.add(twin);
+            });
+            var forgotten = new HashMap<Room, CompletableFuture<List<String>>>();
+            for (Room room : rooms.values()) {
+                synchronized (room.order) { enlist(room, room.names(Integer.MAX_VALUE)); }
+                String now = String.valueOf(redis.now());
+                forgotten.put(room, ask("ZRANGEBYSCORE", listOf(room), "-inf", now));
+            }
+            forgotten.forEach((room, answer) -> {
+                List<String> names = answer.join();
+                if (redis.carries() && !names.isEmpty())
+                    Thread.startVirtualThread(() -> tellOfTheDead(room, names));
+            });
+        }
+
+        /// People of a dead server have left. Of several servers, one gets the 1, and tells.
+        private void tellOfTheDead(Room room, List<String> names) {
+            for (String name : names)
+                if (ask("ZREM", listOf(room), name).join().contains("1"))
+                    sayAside(room, new Event.Moved(name, false, count(room)), null);
+        }
+
+        /// When many come and go at several servers, the counts told with it cross on their way.
+        private void correctCounts() {
+            for (Room room : rooms.values())
+                if (room.hasMoved())
+                    Thread.startVirtualThread(() -> room.correct(count(room)));
+        }
+
+        private void renameTwins() {
+            if (redis == null || !redis.carries()) return;
+            for (Member twin : twins) {
+                twins.remove(twin);
+                if (nicks.get(Name.key(twin.nick)) == twin) continue;   // has another name now
+                twin.post(twin.message(new Event.Note("At another server somebody has the name "
+                        + twin.nick + ", too.")));
+                String nick = claimAny(twin);
+                if (nick != null) become(twin, nick);
             }
         }
 
-        private String who(String room) {
-            var all = new TreeSet<String>(present(room));
-            all.addAll(ask("ZRANGE", "who:" + room, "0", "-1"));
-            int more = all.size() - MAX_LISTED;
-            return all.size() + " here: " + all.stream().limit(MAX_LISTED).collect(
-                    Collectors.joining(", ")) + (more > 0 ? ", and " + more + " more" : "");
+        /// Who comes back, over another network say, may find a ghost under the old name, and gets
+        /// it when the ghost has gone.
+        private void grantWishes() {
+            wishes.forEach((member, wish) -> {
+                if (System.nanoTime() - wish.end > 0) wishes.remove(member, wish);
+                else if (claim(wish.nick, member)) {
+                    if (wishes.remove(member, wish)) become(member, wish.nick);
+                    else release(wish.nick, member);            // it was given up meanwhile
+                }
+            });
         }
     }
 
@@ -3274,7 +3905,7 @@ const CAUSES = { 1001: ': the server is stopping', 1003: ': only text is taken h
   1008: ': a rule was broken', 1009: ': a message was too long', 1011: ': the server failed' };
 
 function lost(code) {
-  if (me) addLine(`Connection lost${CAUSES[code] ?? ''}.`);
+  if (me) addLine('', `Connection lost${CAUSES[code] ?? ''}.`);
   socket.close();
   socket = me = people = watchdog = clearTimeout(watchdog);
   // Growing, and different in each browser, lest all come back at once (section 7.2.3).
@@ -3293,26 +3924,30 @@ function wake() {
 }
 for (const type of ['online', 'pageshow', 'visibilitychange']) addEventListener(type, wake);
 
-// No one can forge a notice, since a said line starts with a name.
-const NOTICE = /^ [.]{4} (?:([^ :]+) (?:has (joined|left)|is now ([^ :]+))[.]$|([0-9]+) here: )/;
-
-function hear(line) {
+// An event is its kind, names, and the rest: see the interface Event in Chat.java.
+function hear(event) {
   watchdog = clearTimeout(watchdog);
-  if (line.startsWith(me + ': ')) unconfirmed.shift();
+  const [kind, name, rest] = event.match(/^([^ ]*) ?([^ ]*) ?(.*)$/s).slice(1);
+  if (kind === 'said' && name === me) unconfirmed.shift();
   if (unconfirmed.length) expectLine();
-  const [, name, moved, renamed, count] = line.match(NOTICE) ?? [];
-  if (moved && me) people += moved === 'joined' ? 1 : -1;
-  if (renamed && name === me) me = nick = renamed;
-  if (count) people = Number(count);
-  if (moved && !me) {
-    me = name;
-    failures = hiddenAnswers = 0;
-    countPeople();
-    if (nick) transmit('/nick ' + nick);  // back after a loss: under the name chosen before
-  }
+  if (kind === 'you') calledNow(name);
+  if (kind === 'joined' || kind === 'left') people = Number(rest);
+  if (kind === 'here') people = Number(name);
   show('connected as ' + me);
-  if (count && hiddenAnswers) hiddenAnswers--;
-  else addLine(line);
+  if (kind === 'here' && rest && hiddenAnswers) hiddenAnswers--;
+  else if (kind === 'said') addLine(name, rest);
+  else if (kind !== 'you' && (kind !== 'here' || rest)) addLine('', ' .... ' + {
+    joined: name + ' has joined.', left: name + ' has left.', renamed: `${name} is now ${rest}.`,
+    here: `${name} here: ${rest.split(' ').join(', ')}`, note: event.slice(5) }[kind]);
+}
+
+function calledNow(name) {
+  if (me) nick = name;
+  me = name;
+  if (nick === name) return;
+  failures = hiddenAnswers = 0;
+  countPeople();
+  if (nick) transmit('/nick ' + nick);  // back after a loss: under the name chosen before
 }
 
 // ---- What one sees ----
@@ -3355,13 +3990,12 @@ const addItem = adder(log, 1000, (atEnd, added) => {
   document.title = (unread ? `(${unread}) ` : '') + room;
 });
 
-function addLine(line) {
-  const [, name, text] = line.match(/^([^ :]+): (.*)$/s) ?? [];
+function addLine(name, text) {
   const item = name ? create('li', name === me ? 'own' : '', create('bdi', 'name', name, ': '),
-    linked(text)) : create('li', 'notice', line);
+    linked(text)) : create('li', 'notice', text);
   item.title = new Date().toLocaleTimeString();
   item.classList.toggle('again', Boolean(name) && name === lastName);
-  item.style.setProperty('--hue', hueOf(lastName = name ?? ''));
+  item.style.setProperty('--hue', hueOf(lastName = name));
   addItem(item);
 }
 

@@ -169,6 +169,29 @@ class ChatTest {
         int code() { return payload.length == 0 ? 1005 : ByteBuffer.wrap(payload).getChar(); }
     }
 
+    /// What an event tells, or nothing if it only says how somebody is called, or how many are here
+    /// though nobody has asked.
+    static String sentence(String event) {
+        String[] words = event.split(" ", 3);
+        String name = words.length < 2 ? "" : words[1], rest = words.length < 3 ? "" : words[2];
+        return switch (words[0]) {
+            case "you" -> "";
+            case "joined", "left" -> {
+                assertTrue(rest.matches("\\d+"), event);
+                yield " .... " + name + " has " + words[0] + ".";
+            }
+            case "renamed" -> " .... " + name + " is now " + rest + ".";
+            case "said" -> name + ": " + rest;
+            case "here" -> {
+                int more = Integer.parseInt(name) - rest.split(" ").length;
+                yield rest.isEmpty() ? "" : " .... " + name + " here: " + rest.replace(" ", ", ")
+                        + (more > 0 ? ", and " + more + " more" : "");
+            }
+            case "note" -> " .... " + event.substring(5);
+            default -> throw new AssertionError("no event: " + event);
+        };
+    }
+
     /// A client that sends the bytes it is told to. It answers no ping and no Close by itself.
     ///
     ///     try (Raw ada = Raw.open(chat, "/echo")) {
@@ -177,6 +200,10 @@ class ChatTest {
     ///         ada.bye();
     ///     }
     static final class Raw implements AutoCloseable {
+        /// Whether events come, and not sentences: see `line`.
+        private boolean present;
+        /// How many are here, as the last event said.
+        int count;
         final Socket socket;
         final InputStream in;
         /// Whether each byte is written alone.
@@ -203,6 +230,7 @@ class ChatTest {
 
         Raw shakeHands(String path, String... headers) throws IOException {
             head = ascii(request(path, headers)).readHead();
+            present = head.contains("\r\n" + PRESENCE + "\r\n");
             assertTrue(head.startsWith("HTTP/1.1 101 "), head);
             assertTrue(head.contains("\r\nSec-WebSocket-Accept: " + ACCEPT + "\r\n"), head);
             return this;
@@ -265,18 +293,25 @@ class ChatTest {
             return new Frame(first, read(Math.toIntExact(length)));
         }
 
-        /// The text of the next frame, which must be a whole text message.
+        /// The text of the next frame, which must be a whole text message. With the subprotocol
+        /// presence, an event, in the words in which a plain client hears it.
         String line() throws IOException {
             Frame frame = frame();
             assertEquals(0x81, frame.first, () -> "not a text message: " + frame);
-            return frame.text();
+            if (!present) return frame.text();
+            String event = frame.text(), sentence = sentence(event);
+            if (event.matches("(joined|left) .*")) count = Integer.parseInt(event.split(" ")[2]);
+            if (event.startsWith("here ")) count = Integer.parseInt(event.split(" ")[1]);
+            return sentence.isEmpty() ? line() : sentence;
         }
 
         /// Nothing may come before the answer to a ping that is sent now (the server answers in
         /// order). Not in the middle of a frame. Who gets an answer is in his room by then.
         Raw assertNothingMore() throws IOException {
             frame(0x89, utf8("nothing more?"));
-            Frame frame = frame();
+            Frame next = frame();
+            while (present && next.first == 0x81 && sentence(next.text()).isEmpty()) next = frame();
+            Frame frame = next;
             assertEquals(0x8a, frame.first, () -> "unexpected: " + frame);
             assertEquals("nothing more?", frame.text());
             return this;
@@ -3198,10 +3233,12 @@ class ChatTest {
                 try (var bob = present("/chat/plain")) {
                     ada.hearsNothing();                                   // of his arrival
                     bob.say("hello");
-                    String line = bob.name + ": hello";
-                    for (Raw raw : List.of(ada.raw, bob.raw))
+                    for (Raw raw : List.of(ada.raw, bob.raw)) {
+                        String line = raw == bob.raw ? "said " + bob.name + " hello"
+                                : bob.name + ": hello";
                         assertEquals(hex(join(bytes("81 %02x".formatted(line.length())),
                                 utf8(line))), raw.readHex(2 + line.length()));
+                    }
                     gone = bob.name;
                 }
                 String line = " .... " + gone + " has left.";
@@ -3215,7 +3252,7 @@ class ChatTest {
         @DisplayName("a text message has the sender's name before it and is otherwise unchanged")
         void nothingThatIsSaidIsChanged() throws Exception {
             try (var ada = new Member("/chat/same"); var bob = present("/chat/same")) {
-                for (String text : List.of("", " ", "\n", "a\r\nb\n", "\0", "\u001b[31m", "😀é€",
+                for (String text : List.of("", " ", "\n", "a b\r\n", "\0", "\u001b[31m", "😀é€",
                         "e\u0301", "<script>alert(1)</script>&amp;", " .... user-1 has left.",
                         "user-1: not I", "\u202egnp.exe", " /help", "\ufeff", "x".repeat(70_000)))
                     for (Member speaker : List.of(ada, bob)) {
@@ -3226,6 +3263,20 @@ class ChatTest {
                 bob.raw.frame(0x01, utf8("one ")).frame(0x00).frame(0x80, utf8("line"));
                 ada.hears(bob.name + ": one line").hearsNothing();
                 bob.hears(bob.name + ": one line").hearsNothing();
+            }
+        }
+
+        @ParameterizedTest
+        @DisplayName("for a terminal, each further line of what is said begins with a TAB: no notice")
+        @CsvSource({"a|b, a|~b", "| .... bob has left., |~ .... bob has left.", "||x, |~|~x",
+            "a|, a|"})
+        void aLineBreakMakesNoNotice(String said, String seen) throws Exception {
+            try (var ada = new Member("/chat/break"); var bob = present("/chat/break")) {
+                for (String lineBreak : List.of("\n", "\r", "\r\n", "\u0085")) {
+                    String text = said.replace("|", lineBreak);
+                    bob.say(text).hears(bob.name + ": " + text);
+                    ada.hears(bob.name + ": " + seen.replace("|", lineBreak).replace("~", "\t"));
+                }
             }
         }
 
@@ -3629,7 +3680,8 @@ class ChatTest {
                         boolean last) {
                     text.append(part);
                     if (last) {
-                        lines.add(text.toString());
+                        String line = sentence(text.toString());
+                        if (!line.isEmpty()) lines.add(line);
                         text.setLength(0);
                     }
                     socket.request(1);
@@ -3680,19 +3732,22 @@ class ChatTest {
                 assertEquals(JOINED, lines[0] % 1024, "the first line is not the arrival");
             }
 
-            /// Hears one frame.
+            /// Hears one frame, after what says only how one is called.
             /// @return false if it is a Close
             boolean hear() throws IOException {
                 await(2);
                 await(2 + bytes[from + 1]);
-                int first = bytes[from], end = from + 2 + bytes[from + 1];
+                int first = bytes[from], end = from + 2 + bytes[from + 1], kind = bytes[from + 2];
                 if (first == (byte) 0x88) return false;
                 assertEquals((byte) 0x81, first);
-                boolean notice = bytes[from + 2] == ' ';        // " .... user-7 has left."
-                from += notice ? 13 : 7;                        // "user-7: 3"
-                int who = number(end), what = notice ? bytes[from + 5] == 'j' ? JOINED : LEFT : 0;
-                from += 2;
-                if (!notice) what = number(end);
+                if (kind == 'y') {                              // "you user-7"
+                    from = end;
+                    return hear();
+                }
+                from += kind == 'j' ? 14 : 12;      // "joined user-7 2", "left user-7 2", "said …"
+                int who = number(end), what = kind == 'j' ? JOINED : LEFT;
+                from++;
+                if (kind == 's') what = number(end);
                 if (what < LINES) said++;
                 if (what == TICK) ticks++;
                 if (count == lines.length) lines = Arrays.copyOf(lines, 2 * count);
@@ -6230,8 +6285,10 @@ class ChatTest {
                 for (int i = 0; frame.first() == 0x89 && i < 3; i++)        // for a minute or so
                     frame = raw.frame(0x8a, frame.payload()).frame();
                 assertEquals(0x81, frame.first(), frame::toString);
-                heard.add(frame.text());
-                return heard.get(heard.size() - 1);
+                String line = raw.present ? sentence(frame.text()) : frame.text();
+                if (line.isEmpty() && raw.present) return line();
+                heard.add(line);
+                return line;
             }
 
             /// Nothing else may come before these.
@@ -6289,6 +6346,11 @@ class ChatTest {
 
         private static Map<?, ?> unseen(Chat.Redis redis) throws Exception {
             return (Map<?, ?>) field(Chat.Redis.class, "unseen").get(redis);
+        }
+
+        /// In how many ms a name will be free, unless its server gives a sign of life.
+        private static long life(Engine engine, String name) throws IOException {
+            return Long.parseLong(engine.ask("PTTL one:name:" + name).get(0).substring(1));
         }
 
         private static void allHear(List<Guest> guests, String... lines) throws IOException {
@@ -6375,7 +6437,7 @@ class ChatTest {
                 for (Chat chat : engine.chats) {
                     Chat.Redis redis = redis(chat);
                     Thread.startVirtualThread(() -> {
-                        while (refreshing.get()) redis.refresh();
+                        while (refreshing.get()) redis.keepAlive();
                     });
                 }
                 var lines = together(IntStream.range(0, 150).boxed(), i -> () -> {
@@ -6392,7 +6454,7 @@ class ChatTest {
                 porter.assertOnce("");
                 porter.sees(porter.name);
                 eventually(":1", () -> engine.rooms("one:*").get(1));
-                eventually(List.of(porter.name), () -> engine.ask("ZRANGE one:names 0 -1"));
+                eventually(List.of("one:name:" + porter.name), () -> engine.ask("KEYS one:name:*"));
                 porter.leave();
                 eventually(List.of(), () -> engine.rooms("one:*"));
                 for (Chat chat : engine.chats) eventually(true, () -> isEmpty(rooms(chat)));
@@ -6411,7 +6473,8 @@ class ChatTest {
                         "x".repeat(70_000), "x".repeat(1 << 20), "😀".repeat(1 << 18)))
                     for (Guest guest : List.copyOf(all)) {
                         guest.say(text);
-                        allHear(all, guest.name + ": " + text);
+                        allHear(all, guest.name + ": " + text.replaceAll(
+                                "(?>\r\n|[\r\n])(?!\\z)", "$0\t"));
                         guest.say("/nick \0" + text.substring(text.length() / 2))
                                 .hears(" .... A name has 1 to 24 letters, digits, - or _.");
                     }
@@ -6424,7 +6487,7 @@ class ChatTest {
                 for (Guest guest : all) guest.raw.assertNothingMore();
                 assertEquals(2 * names.size() + 2, engine.rooms("one:*").size());
                 for (String key : engine.ask("KEYS *"))
-                    assertTrue(key.matches("one:(names|who:[^\\s:]+)"), key);
+                    assertTrue(key.matches("one:(name|who):[^\\s:]+"), key);
             }
         }
 
@@ -6452,8 +6515,8 @@ class ChatTest {
                 for (Guest guest : List.of(ada, bob)) guest.leave();
                 for (String free : List.of("a", "ádä", "n49", "n0")) eventually(true, () ->
                         eve.say("/nick " + free).line().endsWith(" is now " + free + "."));
-                engine.ask("EVAL \"for i = 10000, 99999 do redis.call('ZADD', 'one:names', "
-                        + (System.currentTimeMillis() + 60_000) + ", 'user-' .. i) end\" 0");
+                engine.ask("EVAL \"for i = 10000, 99999 do redis.call('SET', 'one:name:user-' "
+                        + ".. i, 'x', 'PX', 60000) end\" 0");
                 for (int i = 0; i < 10; i++)
                     assertTrue(engine.guest(i % 2, "tea").name.matches("user-\\d{1,4}"));
             }
@@ -6468,19 +6531,22 @@ class ChatTest {
                 ada.hears(eve.named("e1").arrival, eve.heard.get(1)).sees("a1", "e1");
                 doomed.process.destroyForcibly().onExit().join();
                 ada.say("/nick e1").hears(" .... The name e1 is taken.");
-                long now = 0;
-                for (String key : engine.ask("KEYS one:[nw]*")) {       // names, and who is here
-                    now = System.currentTimeMillis();
-                    List<String> end = engine.ask("ZSCORE " + key + " e1"), both = engine.ask(
-                            "ZCOUNT " + key + " " + now + " " + (now + 61_000));
-                    assertEquals(List.of(":2"), both, key);
-                    for (; !engine.ask("ZRANGE " + key + " 0 0").contains("e1"); Thread.sleep(50))
-                        assertTrue(System.currentTimeMillis() < now + 60_000, "a1 is dead, too");
-                    assertEquals(end, engine.ask("ZSCORE " + key + " e1"), "e1 is alive");
-                    engine.ask("ZADD " + key + " 1 e1");            // as if all was long ago
-                }
+                long now = System.currentTimeMillis();
+                String key = "one:who:tea";                             // who is here
+                List<String> end = engine.ask("ZSCORE " + key + " e1"), both = engine.ask(
+                        "ZCOUNT " + key + " " + now + " " + (now + 61_000));
+                assertEquals(List.of(":2"), both, key);
+                for (; !engine.ask("ZRANGE " + key + " 0 0").contains("e1"); Thread.sleep(50))
+                    assertTrue(System.currentTimeMillis() < now + 60_000, "a1 is dead, too");
+                assertEquals(end, engine.ask("ZSCORE " + key + " e1"), "e1 is alive");
+                engine.ask("ZADD " + key + " 1 e1");            // as if all was long ago
+                eventually(true, () -> life(engine, "e1") < life(engine, "a1") - 1000);
+                assertTrue(life(engine, "e1") > 0 && life(engine, "a1") < 60_000);
+                ada.hears(" .... e1 has left.");
                 for (; !ada.say("/who").line().equals(" .... 1 here: a1"); Thread.sleep(50))
                     assertTrue(System.currentTimeMillis() < now + 120_000, "e1 is here");
+                ada.say("/nick e1").hears(" .... The name e1 is taken.");
+                engine.ask("PEXPIRE one:name:e1 1");
                 eventually(true, () -> ada.say("/nick e1").line().endsWith(" is now e1."));
             }
         }
@@ -6615,7 +6681,7 @@ class ChatTest {
                         gate.release();
                     }
                 };
-                redis.publish("early", "1");
+                redis.publish("early", "1", () -> heard.add("1"));
                 assertEquals("1", heard.take());
                 gate.acquire();
                 wire.first = 0;
@@ -6624,12 +6690,13 @@ class ChatTest {
                 eventually(true, gate::hasQueuedThreads);
                 wire.kept = "requests";
                 wire.first = Integer.MAX_VALUE;
-                redis.publish("late", "2");
+                redis.publish("late", "2", () -> heard.add("2"));
                 assertEquals("2", heard.take());                // here only
                 wire.askerPasses = true;
                 gate.release();
                 assertEquals("true", heard.take());
-                Thread.startVirtualThread(() -> redis.publish("late", "3"));
+                Thread.startVirtualThread(() -> redis.publish("late", "3",
+                        () -> heard.add("3")));
                 eventually(1, unseen(redis)::size);
                 wire.kept = "";
                 assertEquals("3", heard.poll(PATIENCE, TimeUnit.SECONDS));
@@ -6778,7 +6845,7 @@ class ChatTest {
                 ada.close();
                 closing.join();
                 bob.hears(" .... ada has left.").sees(bob.name);
-                eventually(List.of(bob.name), () -> engine.ask("ZRANGE one:names 0 -1"));
+                eventually(List.of("one:name:" + bob.name), () -> engine.ask("KEYS one:name:*"));
                 bob.leave();
                 eventually(List.of(), () -> engine.ask("KEYS one:*"));
                 engine.chats.get(1).close();
@@ -6805,9 +6872,11 @@ class ChatTest {
                     try (Raw raw = new Raw(engine.chats.get(0).webSocketPort())) {
                         raw.ascii(request("/chat/" + i, PRESENCE)).text("/nick n" + i).text("end");
                         raw.readHead();
-                        assertTrue(raw.line().endsWith(" has joined."));
-                        assertTrue(raw.line().endsWith(" is now n" + i + "."), "told again");
-                        assertEquals("n" + i + ": end", raw.line());
+                        assertTrue(sentence(raw.line()).isEmpty());
+                        assertTrue(sentence(raw.line()).endsWith(" has joined."));
+                        assertEquals("you n" + i, raw.line());
+                        assertTrue(raw.line().matches("renamed user-\\d+ n" + i), "told again");
+                        assertEquals("said n" + i + " end", raw.line());
                     }
             }
         }
