@@ -3027,7 +3027,7 @@ public final class Chat implements AutoCloseable {
             room.depart(member);                    // who neither hears nor is seen any more
             wishes.remove(member);
             ask("ZREM", listOf(room), member.nick);
-            say(room, new Event.Moved(member.nick, false, count(room)), null);
+            say(room, new Event.Moved(member.nick, false, count(room)));
             room.members.remove(member.nick, member);
             close(room);
             release(member.nick, member);           // not before all know
@@ -3051,6 +3051,8 @@ public final class Chat implements AutoCloseable {
             }
         }
 
+        private void say(Room room, Event event) { say(room, event, null); }
+
         /// Returns when everybody at this server has heard it.
         private void say(Room room, Event event, Member whose) {
             if (redis == null) room.tell(event, whose);
@@ -3072,13 +3074,16 @@ public final class Chat implements AutoCloseable {
         /// What somebody has typed: a line for all, or a command.
         void hear(Member member, String typed) {
             if (typed.startsWith("/") && !typed.startsWith("//")) {
-                Event answer = obey(member, typed.strip());
+                String line = typed.strip();
+                int end = 0;
+                while (end < line.length() && !Character.isWhitespace(line.charAt(end))) end++;
+                Event answer = obey(member, line.substring(0, end), line.substring(end).strip());
                 if (answer != null) member.webSocket.send(member.message(answer));
                 return;
             }
             String text = typed.startsWith("//") ? typed.substring(1) : typed;
             member.hasSpoken = true;
-            say(member.room, new Event.Said(member.nick, text), null);
+            say(member.room, new Event.Said(member.nick, text));
             keepPace(member.room, text.length());
         }
 
@@ -3091,12 +3096,9 @@ public final class Chat implements AutoCloseable {
 
         /// The commands. One more is one more case.
         /// @return what only the asker is told, or null
-        private Event obey(Member member, String typed) {
-            int end = 0;
-            while (end < typed.length() && !Character.isWhitespace(typed.charAt(end))) end++;
-            String command = typed.substring(0, end);
+        private Event obey(Member member, String command, String rest) {
             return switch (command) {
-                case "/nick" -> rename(member, typed.substring(end).strip());
+                case "/nick" -> rename(member, rest);
                 case "/who" -> who(member.room);
                 case "/help" -> new Event.Note("/nick NAME changes your name, /who lists who is "
                         + "here, /help is this. // at the start says a /.");
