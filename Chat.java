@@ -3481,8 +3481,10 @@ public final class Chat implements AutoCloseable {
         public void print(String text) {
             var encoder = charset().newEncoder();
             if (encoder.canEncode(text)) super.print(text);
-            else super.print(text.codePoints().mapToObj(c -> encoder.canEncode(Character.toString(c))
-                    ? Character.toString(c) : inAscii(c)).collect(Collectors.joining()));
+            else for (int c : text.codePoints().toArray()) {
+                String each = Character.toString(c);
+                super.print(encoder.canEncode(each) ? each : inAscii(c));
+            }
         }
 
         private static String inAscii(int codePoint) {

@@ -5671,6 +5671,22 @@ class ChatTest {
         }
 
         @Test
+        @DisplayName("who comes with TLS to a port without it is told so, in the log too")
+        void tlsAtAPlainPort() throws Exception {
+            try (Program plain = Program.chat()) {
+                int port = Integer.parseInt(plain.ready().group(4));
+                try (Raw raw = new Raw(port)) {
+                    raw.write(bytes("16 03 01 00 05 01 00 00 01 03"));  // no line end, and no FIN
+                    String answer = raw.readAll();
+                    assertTrue(answer.startsWith("HTTP/1.1 400 ") && answer.contains("this is TLS"),
+                            answer);
+                }
+                String line = plain.next(plain.err);
+                assertTrue(line.contains("this is TLS"), line);
+            }
+        }
+
+        @Test
         @DisplayName("a reader who stops is cut off though he has TLS, and the room is told")
         void aSlowReaderIsCutOff() throws Exception {
             try (Raw slow = secure(); Raw ada = secure()) {
