@@ -2798,12 +2798,13 @@ public final class Chat implements AutoCloseable {
         }
 
         /// Names with the same key look the same, or almost: nobody shall speak in another's name.
-        /// By way of upper case, since ς and σ have only Σ in common, and ß is SS.
+        /// By way of upper case and back, as ς and σ have only Σ in common, and ß is SS (ẞ is ß).
         static String key(String name) {
             String visible = name.replace("\u200c", "").replace("\u200d", "");
-            String upper = Normalizer.normalize(visible, Normalizer.Form.NFKC)
-                    .toUpperCase(Locale.ROOT);
-            return Normalizer.normalize(upper.toLowerCase(Locale.ROOT), Normalizer.Form.NFKC);
+            String lower = Normalizer.normalize(visible, Normalizer.Form.NFKC)
+                    .toLowerCase(Locale.ROOT);
+            String same = lower.toUpperCase(Locale.ROOT).toLowerCase(Locale.ROOT);
+            return Normalizer.normalize(same, Normalizer.Form.NFKC);
         }
     }
 

@@ -203,7 +203,7 @@ class ChatTest {
         /// Whether events come, and not sentences: see `line`.
         private boolean present;
         /// How many are here, as the last event said.
-        int count;
+        volatile int count;
         final Socket socket;
         final InputStream in;
         /// Whether each byte is written alone.
@@ -299,10 +299,16 @@ class ChatTest {
             Frame frame = frame();
             assertEquals(0x81, frame.first, () -> "not a text message: " + frame);
             if (!present) return frame.text();
-            String event = frame.text(), sentence = sentence(event);
+            String line = told(frame.text());
+            return line.isEmpty() ? line() : line;
+        }
+
+        /// The words for an event, or the line of a plain client.
+        private String told(String event) {
+            if (!present) return event;
             if (event.matches("(joined|left) .*")) count = Integer.parseInt(event.split(" ")[2]);
             if (event.startsWith("here ")) count = Integer.parseInt(event.split(" ")[1]);
-            return sentence.isEmpty() ? line() : sentence;
+            return sentence(event);
         }
 
         /// Nothing may come before the answer to a ping that is sent now (the server answers in
@@ -3608,6 +3614,106 @@ class ChatTest {
         }
 
         @Test
+        @DisplayName("no name is invisible in part or whole, or begins with a mark")
+        void noNameIsInvisible() throws Exception {
+            try (var ada = new Member("/chat/seen").named("ada"); var bob = present("/chat/see")) {
+                for (int letter : new int[] {0x34f, 0x115f, 0x1160, 0x17b4, 0x17b5, 0x180b, 0x180f,
+                        0x3164, 0xffa0, 0xfe00, 0xfe0f, 0xe0100, 0xe01ef, 0x200c, 0x200d})
+                    for (String name : List.of("%sada", "ada%s", "a%sda", "%s", "%1$s%1$s"))
+                        bob.say("/nick " + name.formatted(Character.toString(letter)))
+                                .hears(" .... A name has 1 to 24 letters, digits, - or _.");
+                for (String name : List.of("\u0301", "\u0301ada", "\u064bx", "ada\u02d0\u3164I"))
+                    bob.say("/nick " + name)
+                            .hears(" .... A name has 1 to 24 letters, digits, - or _.");
+                for (String name : List.of("ไทย", "हिन्दी", "\ud801\udc00", "می\u200cخواهم",
+                        "क\u094d\u200dष"))
+                    bob.named(name);
+                ada.named("میخواهم").named("क्ष2");
+                assertNotFound("/chat/a%CD%8F");
+                assertNotFound("/chat/%E3%85%A4");
+                assertNotFound("/chat/%CC%81a");
+                present("/chat/%D9%85%DB%8C%E2%80%8C%D8%AE").close();
+            }
+        }
+
+        @Test
+        @DisplayName("names that differ by case or form, however that is written, are the same")
+        void caseIsFolded() throws Exception {
+            try (var ada = new Member("/chat/fold"); var bob = new Member("/chat/folds")) {
+                for (String pair : List.of("ΟΔΟΣ οδοσ", "ΟΔΟΣ οδος", "straße STRASSE", "H\u0331 \u1e96",
+                        "J\u030c \u01f0", "ﬁn FIN", "می\u200cخواهم میخواهم")) {
+                    ada.named(pair.split(" ")[0]);
+                    String other = java.text.Normalizer.normalize(pair.split(" ")[1],
+                            java.text.Normalizer.Form.NFC);
+                    bob.say("/nick " + other).hears(" .... The name " + other + " is taken.");
+                }
+            }
+            for (int letter = 0; letter <= Character.MAX_CODE_POINT; letter++) {
+                String one = "a" + Character.toString(letter), key = Chat.Name.key(one);
+                if (Chat.Name.of(one, 2) == null) continue;
+                for (String same : List.of(key, one.toLowerCase(Locale.ROOT),
+                        one.toUpperCase(Locale.ROOT)))
+                    assertEquals(key, Chat.Name.key(same), Integer.toHexString(letter));
+            }
+        }
+
+        @Test
+        @DisplayName("a long name costs no more than a long line")
+        void aLongNameIsCheap() throws Exception {
+            try (var ada = new Member("/chat/cheap")) {
+                String marks = "a" + "\u0301\u0323".repeat(80_000);
+                long line = Long.MAX_VALUE, name = Long.MAX_VALUE;
+                for (int i = 0; i < 3; i++) {
+                    long start = System.nanoTime();
+                    ada.say(marks).raw.line();
+                    line = Math.min(line, System.nanoTime() - start);
+                    start = System.nanoTime();
+                    ada.say("/nick " + marks)
+                            .hears(" .... A name has 1 to 24 letters, digits, - or _.");
+                    name = Math.min(name, System.nanoTime() - start);
+                }
+                assertTrue(name < 5 * line, name + " ns, and a line takes " + line);
+            }
+        }
+
+        @Test
+        @DisplayName("who comes back under a name that a ghost has gets it when the ghost has gone")
+        void whoComesBackGetsTheName() throws Exception {
+            try (var ghost = new Member("/chat/ghost").named("casper");
+                    var ada = present("/chat/back"); var bob = new Member("/chat/back");
+                    var eve = present("/chat/back")) {
+                bob.say("/nick casper").hears(" .... The name casper is taken.");   // has spoken
+                while (!ada.raw.line().equals(" .... " + eve.name + " has joined.")) continue;
+                eve.say("/nick casper").hears(" .... The name casper is taken.");
+                String before = eve.name;
+                eve.named("eve3");                                      // has another wish
+                ada.hears(" .... " + before + " is now eve3.");
+                ada.say("/nick casper").hears(" .... The name casper is taken.");
+                ghost.leave();
+                String found = " .... " + ada.name + " is now casper.";
+                for (var one : List.of(ada, eve)) one.hears(found);
+                bob.hears(" .... " + before + " is now eve3.", found);
+                ada.say("I").hears("casper: I");
+            }
+        }
+
+        @Test
+        @DisplayName("when all names from user-0 to user-99999 are taken, there are longer ones")
+        void thereIsAlwaysAName() throws Exception {
+            try (Chat full = chat(); Raw ada = Raw.open(full, "/", PRESENCE)) {
+                ada.line();
+                @SuppressWarnings("unchecked")
+                var nicks = (Map<String, Object>) field(Chat.Rooms.class, "nicks")
+                        .get(rooms(full));
+                Object holder = nicks.values().iterator().next();
+                for (int i = 0; i < 100_000; i++) nicks.putIfAbsent("user-" + i, holder);
+                try (Raw bob = Raw.open(full, "/", PRESENCE)) {
+                    assertTrue(bob.line().matches(" [.]{4} user-\\d{6,} has joined[.]"));
+                }
+            }
+        }
+
+        @Test
         @DisplayName("/who names those of this room, sorted, to the one who asked")
         void whoNamesThoseOfThisRoom() throws Exception {
             try (var eve = new Member("/chat/who").named("eve2");
@@ -6221,9 +6327,13 @@ class ChatTest {
         private static final class Wire implements AutoCloseable {
             final ServerSocket entry = new ServerSocket();
             final List<Socket> ends = new CopyOnWriteArrayList<>();
+            /// Bytes that have passed, by their kind.
+            final Map<String, Long> passed = new ConcurrentHashMap<>();
             volatile String kept = "";
             volatile int first = Integer.MAX_VALUE;
             volatile boolean askerPasses;
+            /// ms that all is on its way, however much it is.
+            volatile int delay;
 
             Wire(int engine) throws IOException {
                 entry.setReceiveBufferSize(1 << 16);            // so that it is soon full
@@ -6245,6 +6355,8 @@ class ChatTest {
             private void pump(Socket from, Socket to, boolean up, AtomicBoolean subscribed) {
                 byte[] bytes = new byte[1 << 16];
                 int number = ends.indexOf(from);
+                var due = new LinkedBlockingQueue<Map.Entry<Long, byte[]>>(100);
+                if (delay > 0) Thread.startVirtualThread(() -> arrive(due, to));
                 try (from; to) {
                     for (int size; (size = from.getInputStream().read(bytes)) > 0; ) {
                         if (up && new String(bytes, 0, size).matches("(?is).*\\bSUBSCRIBE\\b.*"))
@@ -6252,7 +6364,22 @@ class ChatTest {
                         String what = up ? "requests" : subscribed.get() ? "deliveries" : "answers";
                         while (what.equals(kept) && number < first
                                 && !(askerPasses && !subscribed.get())) Thread.sleep(1);
-                        to.getOutputStream().write(bytes, 0, size);
+                        passed.merge(what, (long) size, Long::sum);
+                        if (delay == 0) to.getOutputStream().write(bytes, 0, size);
+                        else due.put(Map.entry(System.nanoTime() + delay * 1_000_000L,
+                                Arrays.copyOf(bytes, size)));
+                    }
+                } catch (IOException | InterruptedException closed) { }
+            }
+
+            private static void arrive(BlockingQueue<Map.Entry<Long, byte[]>> due, Socket to) {
+                try {
+                    while (!to.isClosed()) {
+                        var next = due.poll(1, TimeUnit.SECONDS);
+                        if (next == null) continue;
+                        java.util.concurrent.locks.LockSupport.parkNanos(
+                                next.getKey() - System.nanoTime());
+                        to.getOutputStream().write(next.getValue());
                     }
                 } catch (IOException | InterruptedException closed) { }
             }
@@ -6297,7 +6424,7 @@ class ChatTest {
                 for (int i = 0; frame.first() == 0x89 && i < 3; i++)        // for a minute or so
                     frame = raw.frame(0x8a, frame.payload()).frame();
                 assertEquals(0x81, frame.first(), frame::toString);
-                String line = raw.present ? sentence(frame.text()) : frame.text();
+                String line = raw.told(frame.text());
                 if (line.isEmpty() && raw.present) return line();
                 heard.add(line);
                 return line;
@@ -6874,6 +7001,258 @@ class ChatTest {
                 eventually(1, () -> engine.ask("CLIENT LIST").size());
                 eventually(0, () -> serverThreads().size());
             }
+        }
+
+        /// Nanoseconds until all of these have heard themselves say some lines.
+        private static long talkTime(List<Guest> talkers, int from) throws Exception {
+            long start = System.nanoTime();
+            together(talkers.stream(), guest -> () -> {
+                talk(List.of(guest), from, from + 10);
+                guest.until(guest.name + ": " + (from + 9));
+                return null;
+            });
+            return System.nanoTime() - start;
+        }
+
+        @Test
+        @DisplayName("no line waits for another room's: far from the engine, 20 talk as fast as one")
+        void talkersDoNotWaitForEachOther() throws Exception {
+            try (Engine engine = new Engine(0); Wire wire = new Wire(engine.port)) {
+                wire.delay = 40;
+                engine.chats.add(chat(wire.url()));
+                for (int i = 0; i < 20; i++) engine.guest(0, "r" + i);
+                long alone = talkTime(engine.guests.subList(0, 1), 0);
+                long all = talkTime(engine.guests, 10);
+                assertTrue(all < 5 * alone, all + " ns, and " + alone + " ns for one");
+            }
+        }
+
+        @Test
+        @DisplayName("all who leave with a server that stops are told of, and their names are free")
+        void whoStopsTellsOfAll() throws Exception {
+            try (Engine engine = new Engine(1); Wire wire = new Wire(engine.port)) {
+                Guest eve = engine.guest(0, "tea");
+                wire.delay = 10;
+                Chat far = chat(wire.url());
+                var people = together(IntStream.range(0, 200).boxed(),
+                        i -> () -> new Guest(far.webSocketPort(), "tea"));
+                Thread closing = Thread.startVirtualThread(far::close);
+                together(people.stream(), guest -> () -> {
+                    while (guest.raw.frame().first() == 0x81) continue;
+                    guest.raw.frame(0x88, bytes("03 e9"));
+                    guest.raw.in.readAllBytes();
+                    guest.close();
+                    return null;
+                });
+                closing.join();
+                eve.until(people.stream().map(guest -> " .... " + guest.name + " has left.")
+                        .toArray(String[]::new));
+                assertEquals(List.of("one:name:" + eve.name), engine.ask("KEYS one:name:*"));
+            }
+        }
+
+        @Test
+        @DisplayName("nobody gets the name of who is renamed before the room has heard of that")
+        void anOldNameIsFreeWhenTheRoomKnows() throws Exception {
+            try (Engine engine = new Engine(1); Wire wire = new Wire(engine.port)) {
+                wire.delay = 30;
+                engine.chats.add(chat(wire.url()));
+                Guest ada = engine.guest(1, "tea"), bob = engine.guest(0, "tea");
+                ada.until(bob.arrival);
+                ada.say("/nick ada");
+                bob.until(" .... " + ada.name + " is now ada.");
+                bob.heard.clear();
+                ada.say("/nick bea");
+                String own = " .... " + bob.name + " is now ada.";
+                while (!bob.say("/nick ada").line().equals(own))
+                    if (bob.heard.size() > 100) Thread.sleep(1);
+                assertTrue(bob.heard.contains(" .... ada is now bea."), bob.heard::toString);
+            }
+        }
+
+        @Test
+        @DisplayName("/who costs no more in a crowd than among a hundred")
+        void whoIsCheap() throws Exception {
+            try (Engine engine = new Engine(0); Wire wire = new Wire(engine.port)) {
+                engine.chats.add(chat(wire.url()));
+                Guest ada = engine.guest(0, "tea");
+                long[] cost = new long[2];
+                for (int i = 0; i < 2; i++) {
+                    int people = i == 0 ? 99 : 4999;
+                    engine.ask("EVAL \"for i = 1, " + people + " do redis.call('ZADD', 'one:who:tea'"
+                            + ", " + Long.MAX_VALUE / 1000 + ", 'z' .. i) end\" 0");
+                    long before = wire.passed.get("answers");
+                    String line = ada.say("/who").line();
+                    cost[i] = wire.passed.get("answers") - before;
+                    assertTrue(line.startsWith(" .... " + (people + 1) + " here: "), line);
+                }
+                assertTrue(cost[1] < 2 * cost[0], Arrays.toString(cost));
+            }
+        }
+
+        @Test
+        @DisplayName("an engine that becomes a replica, which takes no names, counts as lost")
+        void aReplicaIsNoEngine() throws Exception {
+            try (Engine engine = new Engine(1)) {
+                Guest ada = engine.guest(0, "tea");
+                engine.ask("REPLICAOF 127.0.0.1 " + freePort());
+                ada.say("/nick ada").until(AWAY);
+                engine.ask("REPLICAOF NO ONE");
+                ada.until(BACK);
+                ada.assertOnce(AWAY + BACK);
+            }
+        }
+
+        @Test
+        @DisplayName("a loss, each new cause and the return are logged, once")
+        void lossesAreLogged() throws Exception {
+            try (Engine engine = new Engine(0); Program program = Program.chat(engine.url("one"));
+                    var ada = new Guest(Integer.parseInt(program.ready().group(4)), "tea")) {
+                engine.signal("KILL");
+                ada.until(AWAY);
+                try (var deaf = new ServerSocket(engine.port)) {
+                    for (int i = 0; i < 6; i++) deaf.accept().close();
+                }
+                engine.start();
+                ada.until(BACK);
+                program.terminate();
+                program.exit();
+                var lines = program.err.stream().filter(line -> line.contains("Redis"))
+                        .map(line -> line.replaceFirst("^\\S+ ", "")).toList();
+                assertTrue(lines.get(0).startsWith("Redis is lost: "), lines::toString);
+                assertEquals("Redis can be reached again", lines.get(lines.size() - 1));
+                assertTrue(lines.size() >= 3 && lines.size() <= 5, lines::toString);
+                for (int i = 1; i < lines.size(); i++)
+                    assertNotEquals(lines.get(i - 1), lines.get(i));
+            }
+        }
+
+        @Test
+        @DisplayName("a long line travels compressed")
+        void aLongLineTravelsCompressed() throws Exception {
+            try (Engine engine = new Engine(1); Wire wire = new Wire(engine.port)) {
+                engine.chats.add(chat(wire.url()));
+                Guest ada = engine.guest(0, "tea"), bob = engine.guest(1, "tea");
+                ada.until(bob.arrival);
+                long before = wire.passed.get("deliveries");
+                for (Guest guest : List.of(ada, bob)) {
+                    String text = guest.name.repeat(100_000);
+                    guest.say(text);
+                    allHear(List.of(ada, bob), guest.name + ": " + text);
+                }
+                assertTrue(wire.passed.get("deliveries") - before < 100_000, wire.passed::toString);
+            }
+        }
+
+        @Test
+        @DisplayName("when 100 have come at two servers at once, all soon know how many they are")
+        void countsAreRight() throws Exception {
+            try (Engine engine = new Engine(2)) {
+                var all = new ArrayList<Raw>(together(IntStream.range(0, 100).boxed(), i -> () -> {
+                    Raw raw = Raw.open(engine.chats.get(i % 2), "/chat/tea", PRESENCE);
+                    Thread.startVirtualThread(() -> {
+                        try {
+                            while (true) raw.line();
+                        } catch (IOException closed) {
+                            // it has left
+                        }
+                    });
+                    return raw;
+                }));
+                while (all.size() > 0) {
+                    for (Raw raw : all) eventually(all.size(), () -> raw.count);
+                    var gone = all.subList(0, (all.size() + 2) / 3);
+                    together(List.copyOf(gone).stream(), raw -> () -> {
+                        raw.close();
+                        return null;
+                    });
+                    gone.clear();
+                }
+            }
+        }
+
+        @Test
+        @DisplayName("whether it is a crowd is judged by the people at all servers together")
+        void aCrowdIsOfAllServers() throws Exception {
+            try (Engine engine = new Engine(2)) {
+                engine.ask("EVAL \"for i = 1, " + (Chat.Rooms.CROWD - 1) + " do redis.call('ZADD', "
+                        + "'one:who:tea', " + Long.MAX_VALUE / 1000 + ", 'z' .. i) end\" 0");
+                Guest ada = engine.guest(0, "tea", PRESENCE);
+                assertEquals(Chat.Rooms.CROWD, ada.raw.count);
+                Guest bob = engine.guest(1, "tea", PRESENCE);
+                assertEquals(Chat.Rooms.CROWD + 1, bob.raw.count);
+                bob.say("I").hears(bob.name + ": I");
+                ada.hears(bob.name + ": I");
+                bob.leave();
+                eventually(List.of(":" + Chat.Rooms.CROWD), () -> engine.ask("ZCARD one:who:tea"));
+                ada.say("still me").hears(ada.name + ": still me");
+            }
+        }
+
+        @Test
+        @DisplayName("of two who took a name while servers were apart, one gets another")
+        void nobodySharesAName() throws Exception {
+            try (Engine engine = new Engine(2)) {
+                Guest ada = engine.guest(0, "tea"), eve = engine.guest(1, "tea");
+                ada.until(eve.arrival);
+                engine.signal("KILL");
+                for (Guest guest : List.of(ada, eve)) {
+                    guest.until(AWAY);
+                    guest.named("ada");
+                }
+                engine.start();
+                int losers = 0;
+                for (Guest guest : List.of(ada, eve)) {
+                    guest.until(BACK);
+                    String line = guest.line();
+                    if (line.equals(" .... At another server somebody has the name ada, too.")) {
+                        losers++;
+                        line = guest.line();
+                    }
+                    assertTrue(line.matches(" [.]{4} ada is now user-\\d+[.]"), line);
+                    String other = line.split(" ")[5].replace(".", "");
+                    guest.sees("ada", other);
+                }
+                assertEquals(1, losers);
+                assertEquals(2, engine.ask("KEYS one:name:*").size());
+            }
+        }
+
+        @Test
+        @DisplayName("each of the two connections is watched: if one is closed, nobody need speak")
+        void bothConnectionsAreWatched() throws Exception {
+            try (Engine engine = new Engine(1)) {
+                Guest ada = engine.guest(0, "tea");
+                for (String subscriptions : List.of("0", "1")) {
+                    String client = engine.ask("CLIENT LIST").stream().filter(line ->
+                            line.contains(" sub=" + subscriptions + " ")
+                            && !line.contains(" cmd=client")).findFirst().orElseThrow();
+                    engine.ask("CLIENT KILL " + client.replaceFirst(".*\\baddr=(\\S+) .*", "$1"));
+                    ada.hears(AWAY, BACK);
+                }
+            }
+        }
+
+        @Test
+        @DisplayName("a server whose clock is wrong judges by the engine's")
+        void clocksNeedNotAgree() throws Exception {
+            try (Engine engine = new Engine(1)) {
+                Guest ada = engine.guest(0, "tea");
+                Chat.Redis redis = redis(engine.chats.get(0));
+                field(Chat.Redis.class, "ahead").set(redis, 3_600_000L);
+                redis.keepAlive();
+                long end = Long.parseLong(engine.ask("ZSCORE one:who:tea " + ada.name).get(0));
+                long left = end - System.currentTimeMillis();
+                assertTrue(left > 0 && left <= Chat.Rooms.LIFE, left + " ms");
+            }
+        }
+
+        @Test
+        @DisplayName("a host's name may have a _, as Docker Compose gives them")
+        void aHostMayHaveALowLine() {
+            var refused = assertThrows(IOException.class,
+                    () -> new Chat.Resp(URI.create("redis://:pass@my_host:" + freePort() + "/x")));
+            assertTrue(refused.getMessage().contains(" my_host: "), refused.getMessage());
         }
 
         @Test
