@@ -444,11 +444,14 @@ class ChatTest {
             return line;
         }
 
-        /// The line with which the chat says that it is there.
-        Matcher ready() throws InterruptedException {
+        /// What the chat says as soon as it is there: two addresses, and their ports.
+        record Ready(String page, int httpPort, String webSockets, int webSocketPort) { }
+
+        Ready ready() throws InterruptedException {
             Matcher line = LINE.matcher(next(out));
             assertTrue(line.matches(), line::toString);
-            return line;
+            return new Ready(line.group(1), Integer.parseInt(line.group(2)), line.group(3),
+                    Integer.parseInt(line.group(4)));
         }
 
         /// SIGTERM. (Process.destroy() would also close its streams, whatever is still in them.)
@@ -2508,9 +2511,9 @@ class ChatTest {
             final int httpPort, port;
 
             Traced() throws Exception {
-                Matcher line = program.ready();
-                httpPort = Integer.parseInt(line.group(2));
-                port = Integer.parseInt(line.group(4));
+                Program.Ready line = program.ready();
+                httpPort = line.httpPort();
+                port = line.webSocketPort();
             }
 
             Raw connect(String path, String... headers) throws IOException {
@@ -2941,7 +2944,7 @@ class ChatTest {
                         explained.out::toString);
             }
             try (Program refusing = Program.with(egypt)) {
-                try (Raw raw = new Raw(Integer.parseInt(refusing.ready().group(4)))) {
+                try (Raw raw = new Raw(refusing.ready().webSocketPort())) {
                     raw.ascii("nonsense\r\n\r\n").readAll();
                 }
                 String line = refusing.next(refusing.err);
@@ -4461,7 +4464,7 @@ class ChatTest {
             var all = new ArrayList<Raw>();
             try (Program chat = Program.under(List.of("sh", "-c",
                     "ulimit -n 80; exec \"$0\" \"$@\""))) {
-                int port = Integer.parseInt(chat.ready().group(4));
+                int port = chat.ready().webSocketPort();
                 Raw ada = new Raw(port).shakeHands("/echo");
                 all.add(ada);
                 assertEquals("Hello", ada.text("Hello").line());
@@ -4941,7 +4944,7 @@ class ChatTest {
                 throws Exception {
             try (Program chat = Program.with(List.of("-XX:ActiveProcessorCount=" + carriers,
                     "-Djdk.virtualThreadScheduler.parallelism=" + carriers))) {
-                int port = Integer.parseInt(chat.ready().group(4));
+                int port = chat.ready().webSocketPort();
                 try (Raw innocent = new Raw(port).shakeHands("/echo")) {
                     worstWait(innocent);
                     long alone = worstWait(innocent);
@@ -4981,7 +4984,7 @@ class ChatTest {
         void deadlinesAreKeptDuringAFlood() throws Exception {
             try (Program chat = Program.with(List.of("-XX:ActiveProcessorCount=1",
                     "-Djdk.virtualThreadScheduler.parallelism=1"))) {
-                int port = Integer.parseInt(chat.ready().group(4));
+                int port = chat.ready().webSocketPort();
                 byte[] pongs = floods().get("pongs");
                 // He has our Close, and neither answers nor goes.
                 try (Raw stays = new Raw(port).shakeHands("/echo").frame(0x83);
@@ -5027,22 +5030,22 @@ class ChatTest {
             byte[] most = join(bytes("82 ff 00 00 00 00 00 0f ff ff 00 00 00 00"),
                     new byte[1_000_000]);
             try (Program chat = small()) {
-                Matcher ready = chat.ready();
-                int port = Integer.parseInt(ready.group(4));
+                Program.Ready ready = chat.ready();
+                int port = ready.webSocketPort();
                 var holders = new ArrayList<Raw>();
                 for (int i = 0; i < 300; i++)
                     try {
                         Raw holder = from(i % 7, port);
                         holders.add(holder);
                         holder.write(most);
-                        if (i % 20 == 0) assertServes(port, Integer.parseInt(ready.group(2)));
+                        if (i % 20 == 0) assertServes(port, ready.httpPort());
                     } catch (SocketException refused) {
                         // he has been cut off
                     }
-                assertServes(port, Integer.parseInt(ready.group(2)));
+                assertServes(port, ready.httpPort());
                 assertTrue(holders.stream().anyMatch(MemoryBound::isOpen), "nobody may hold any");
                 for (Raw holder : holders) holder.reset();
-                for (int i = 0; i < 10; i++) assertServes(port, Integer.parseInt(ready.group(2)));
+                for (int i = 0; i < 10; i++) assertServes(port, ready.httpPort());
                 assertFalse(chat.err.toString().contains("OutOfMemory"), chat.err::toString);
                 assertTrue(chat.process.isAlive());
             }
@@ -5112,7 +5115,7 @@ class ChatTest {
         @DisplayName("beyond the bound the largest is refused first, and what ends is given back")
         void theLargestIsRefusedFirst() throws Exception {
             try (Program chat = small()) {
-                int port = Integer.parseInt(chat.ready().group(4));
+                int port = chat.ready().webSocketPort();
                 int first = untilTheLargestIsRefused(chat, port);
                 for (int i = 0; i < 5; i++) untilTheLargestIsRefused(chat, port);
                 // Who has just gone may still be counted, but not for long.
@@ -5125,8 +5128,8 @@ class ChatTest {
         void halvesOfHandshakesCount() throws Exception {
             byte[] half = utf8(request("/echo", "X: " + "x".repeat(15_000)).stripTrailing());
             try (Program chat = small()) {
-                Matcher ready = chat.ready();
-                int port = Integer.parseInt(ready.group(4));
+                Program.Ready ready = chat.ready();
+                int port = ready.webSocketPort();
                 var halves = new ArrayList<Raw>();
                 for (int i = 0; i < 3000; i++) {
                     Raw raw = new Raw(port);
@@ -5136,10 +5139,10 @@ class ChatTest {
                     } catch (SocketException refused) {
                         // that is right
                     }
-                    if (i % 500 == 499) assertServes(port, Integer.parseInt(ready.group(2)));
+                    if (i % 500 == 499) assertServes(port, ready.httpPort());
                 }
                 for (Raw raw : halves) raw.close();
-                assertServes(port, Integer.parseInt(ready.group(2)));
+                assertServes(port, ready.httpPort());
                 assertFalse(chat.err.toString().contains("OutOfMemory"), chat.err::toString);
             }
         }
@@ -5151,8 +5154,8 @@ class ChatTest {
             byte[] frame = masked(0x82, new byte[size]);
             byte[] frames = Fairness.repeated(frame, size == 0 ? 100_000 : 1);
             try (Program chat = small()) {
-                Matcher ready = chat.ready();
-                int port = Integer.parseInt(ready.group(4));
+                Program.Ready ready = chat.ready();
+                int port = ready.webSocketPort();
                 var deaf = new ArrayList<Raw>();
                 for (int i = 0; i < 40; i++) {
                     Raw raw = from(i % 7, port);
@@ -5165,9 +5168,9 @@ class ChatTest {
                         }
                     });
                 }
-                for (int i = 0; i < 30; i++) assertServes(port, Integer.parseInt(ready.group(2)));
+                for (int i = 0; i < 30; i++) assertServes(port, ready.httpPort());
                 for (Raw raw : deaf) raw.reset();
-                for (int i = 0; i < 10; i++) assertServes(port, Integer.parseInt(ready.group(2)));
+                for (int i = 0; i < 10; i++) assertServes(port, ready.httpPort());
                 assertFalse(chat.err.toString().contains("OutOfMemory"), chat.err::toString);
                 assertTrue(chat.process.isAlive());
             }
@@ -5644,11 +5647,11 @@ class ChatTest {
             makeKeys(keys(), PASSWORD, "san=dns:localhost,ip:127.0.0.1");
             chat = Program.under(List.of("env", "CHAT_KEYSTORE_PASSWORD=" + PASSWORD), "--keystore",
                     keys());
-            Matcher ready = chat.ready();
-            assertTrue(ready.group(1).startsWith("https:") && ready.group(3).startsWith("wss:"),
-                    ready.group());
-            httpsPort = Integer.parseInt(ready.group(2));
-            wssPort = Integer.parseInt(ready.group(4));
+            Program.Ready ready = chat.ready();
+            assertTrue(ready.page().startsWith("https:") && ready.webSockets().startsWith("wss:"),
+                    ready::toString);
+            httpsPort = ready.httpPort();
+            wssPort = ready.webSocketPort();
 
             var keys = KeyStore.getInstance(new File(keys()), PASSWORD.toCharArray());
             var trusted = KeyStore.getInstance("PKCS12");
@@ -5883,7 +5886,7 @@ class ChatTest {
         void aSignalStopsIt(String signal, int status) throws Exception {
             assumeTrue(!signal.equals("INT") || takesInt(), "INT is ignored here");
             try (Program program = Program.chat()) {
-                int port = Integer.parseInt(program.ready().group(4));
+                int port = program.ready().webSocketPort();
                 List<Raw> all = List.of(guest(port, "/echo"), guest(port, "/chat/a"),
                         guest(port, "/chat/a"), guest(port, "/"));
                 try (Raw halfway = new Raw(port)) {
@@ -5912,7 +5915,7 @@ class ChatTest {
             // A machine may be so slow for once that the time is over before the second signal.
             for (int attempt = 1; ; attempt++)
                 try (Program program = Program.chat()) {
-                    int port = Integer.parseInt(program.ready().group(4));
+                    int port = program.ready().webSocketPort();
                     try (Raw ada = guest(port, "/chat")) {
                         signal(program, "TERM");
                         assertEquals(1001, ada.frame().code());
@@ -5932,7 +5935,7 @@ class ChatTest {
         @DisplayName("one signal is enough, though somebody never answers")
         void whoDoesNotAnswerIsWaitedForAWhile() throws Exception {
             try (Program program = Program.chat()) {
-                int port = Integer.parseInt(program.ready().group(4));
+                int port = program.ready().webSocketPort();
                 try (Raw ada = guest(port, "/chat"); Raw bob = guest(port, "/chat")) {
                     signal(program, "TERM");
                     assertEquals(1001, ada.frame().code());
@@ -6665,7 +6668,7 @@ class ChatTest {
         @DisplayName("kill -9 for a server: within a minute its people are gone, their names free")
         void whoIsKilledIsForgotten() throws Exception {
             try (Engine engine = new Engine(1); Program doomed = Program.chat(engine.url("one"))) {
-                int port = Integer.parseInt(doomed.ready().group(4));
+                int port = doomed.ready().webSocketPort();
                 Guest ada = engine.guest(0, "tea").named("a1"), eve = new Guest(port, "tea");
                 ada.hears(eve.named("e1").arrival, eve.heard.get(1)).sees("a1", "e1");
                 doomed.process.destroyForcibly().onExit().join();
@@ -6925,7 +6928,7 @@ class ChatTest {
             try (Engine engine = new Engine(0, options); Program program = Program.under(
                     List.of("env", "CHAT_REDIS_PASSWORD=" + (inUrl.isEmpty() ? password : "no")),
                     "--trace", "--redis=redis://" + inUrl + "127.0.0.1:" + engine.port)) {
-                try (var ada = new Guest(Integer.parseInt(program.ready().group(4)), "tea")) {
+                try (var ada = new Guest(program.ready().webSocketPort(), "tea")) {
                     assertEquals(inUrl.startsWith("ada"), engine.ask("CLIENT LIST")
                             .toString().contains(" user=ada "));
                     engine.start("--requirepass", "another");
@@ -6963,7 +6966,7 @@ class ChatTest {
                 try (Program right = Program.under(trust, url);
                         Program bad = Program.under(List.of(), url);
                         Program name = Program.under(trust, url.replace("localhost", "127.0.0.1"));
-                        var bob = new Guest(Integer.parseInt(right.ready().group(4)), "tea")) {
+                        var bob = new Guest(right.ready().webSocketPort(), "tea")) {
                     Guest ada = engine.guest(0, "tea");
                     bob.hears(ada.arrival).say("€".repeat(300_000));
                     allHear(List.of(ada, bob), bob.name + ": " + "€".repeat(300_000));
@@ -7493,14 +7496,15 @@ class ChatTest {
         @DisplayName("one line on stdout names both addresses as they are; the rest is on stderr")
         void oneLineNamesBothAddresses() throws Exception {
             try (Program program = Program.chat("--trace")) {
-                Matcher line = program.ready();
-                var page = URI.create(line.group(1)).toURL().openConnection();
+                Program.Ready line = program.ready();
+                var page = URI.create(line.page()).toURL().openConnection();
                 try (var in = page.getInputStream()) {
                     assertTrue(new String(in.readAllBytes(), StandardCharsets.UTF_8)
-                            .contains(line.group(4)), "the page does not know the port");
+                            .contains(String.valueOf(line.webSocketPort())),
+                            "the page does not know the port");
                 }
-                assertEquals("ws://localhost:" + line.group(4) + "/", line.group(3));
-                try (Raw raw = new Raw(Integer.parseInt(line.group(4))).shakeHands("/echo")) {
+                assertEquals("ws://localhost:" + line.webSocketPort() + "/", line.webSockets());
+                try (Raw raw = new Raw(line.webSocketPort()).shakeHands("/echo")) {
                     assertEquals("hello", raw.text("hello").line());
                     raw.hex("83 80").assertClosed(1002);
                 }
@@ -7515,7 +7519,7 @@ class ChatTest {
         @DisplayName("without --trace a connection leaves no line anywhere when all is well")
         void withoutTraceItIsQuiet() throws Exception {
             try (Program program = Program.chat()) {
-                int port = Integer.parseInt(program.ready().group(4));
+                int port = program.ready().webSocketPort();
                 try (Raw raw = new Raw(port).shakeHands("/")) {
                     raw.text("hello").line();
                     raw.bye();
@@ -7653,7 +7657,7 @@ class ChatTest {
             String full = out(java(List.of("env", "LC_ALL=C.UTF-8"), frame));
             assertTrue(full.contains("(§5.6)") && full.contains(text), full);
             try (Program program = java(withoutLocale, "--http-port=0", "--ws-port=0")) {
-                try (Raw raw = new Raw(Integer.parseInt(program.ready().group(4)))) {
+                try (Raw raw = new Raw(program.ready().webSocketPort())) {
                     raw.ascii("GET / HTTP/1.1\r\n\r\n").readAll();
                 }
                 String line = program.next(program.err);
@@ -7826,7 +7830,7 @@ class ChatTest {
                     + "--regid 65534 --clear-groups env -i \"$@\"", "sh", JAVA,
                     "-XX:+ExitOnOutOfMemoryError", "-cp", classes.toString(), "Chat",
                     "--host=0.0.0.0", "--http-port=0", "--ws-port=0")) {
-                int port = Integer.parseInt(program.ready().group(4));
+                int port = program.ready().webSocketPort();
                 ProcessHandle one = program.process.children().findFirst().orElseThrow();
                 try (Raw ada = new Raw(port).shakeHands("/echo")) {
                     assertEquals("Hello", ada.text("Hello").line());
@@ -7931,7 +7935,7 @@ class ChatTest {
         void thereIsALimitForAll() throws Exception {
             var all = new ArrayList<Raw>();
             try (Program program = Program.chat()) {
-                int port = Integer.parseInt(program.ready().group(2));
+                int port = program.ready().httpPort();
                 for (int i = 0; i < 1001; i++) all.add(new Raw(port));
                 try {
                     assertEquals("", all.getLast().ascii(GET).readAll());
@@ -7956,7 +7960,7 @@ class ChatTest {
                     "-cf", jar.toString(), "-C", classes.toString(), ".").start().waitFor());
             try (Program program = new Program(FOLDER, JAVA, "-cp", jar.toString(), "Chat",
                     "--http-port=0", "--ws-port=0")) {
-                int port = Integer.parseInt(program.ready().group(4));
+                int port = program.ready().webSocketPort();
                 int free = 0;
                 while (Files.exists(Path.of("/proc", "" + program.process.pid(), "fd", "" + free),
                         LinkOption.NOFOLLOW_LINKS)) free++;
@@ -9416,18 +9420,18 @@ class ChatTest {
         private static void serves(Path folder, String before, String command) throws Exception {
             try (Program program = shell(folder, before + "exec " + command
                     + " --http-port=0 --ws-port=0")) {
-                Matcher line = program.ready();
+                Program.Ready line = program.ready();
                 boolean tls = command.contains("--keystore");
                 var context = javax.net.ssl.SSLContext.getInstance("TLS");
                 context.init(null, tls ? trust(folder.resolve("chat.pem")) : null, null);
                 try (HttpClient client = HttpClient.newBuilder().sslContext(context).build()) {
-                    var address = URI.create(line.group(1));
+                    var address = URI.create(line.page());
                     assertEquals(tls ? "https" : "http", address.getScheme());
                     assertEquals(200, client.send(HttpRequest.newBuilder(address).build(),
                             HttpResponse.BodyHandlers.discarding()).statusCode());
                     var lines = new LinkedBlockingQueue<String>();
                     WebSocket socket = opening(client).buildAsync(
-                            URI.create(line.group(3) + "echo"), new WebSocket.Listener() {
+                            URI.create(line.webSockets() + "echo"), new WebSocket.Listener() {
                                 @Override
                                 public CompletionStage<?> onText(WebSocket from, CharSequence text,
                                         boolean last) {
@@ -9485,12 +9489,12 @@ class ChatTest {
             String head = lesson.lines().skip(1).takeWhile(line -> line.startsWith("    "))
                     .map(String::strip).collect(Collectors.joining("\r\n", "", "\r\n\r\n"));
             try (Program program = Program.chat("--trace")) {
-                Matcher ports = program.ready();
+                Program.Ready ports = program.ready();
                 String hello = "";
                 while (!hello.contains("user-00000 ")) {          // until a name has five digits
                     program.err.clear();
-                    try (Raw raw = new Raw(Integer.parseInt(ports.group(4)))) {
-                        raw.ascii(head.replace(":8080", ":" + ports.group(2))).readHead();
+                    try (Raw raw = new Raw(ports.webSocketPort())) {
+                        raw.ascii(head.replace(":8080", ":" + ports.httpPort())).readHead();
                         hello = raw.line().replaceAll("\\d", "0");
                         raw.hex("81 85 37 fa 21 3d 7f 9f 4d 51 58").line();
                         raw.hex("88 82 37 fa 21 3d 34 13").assertClosed(1001);
@@ -9499,7 +9503,7 @@ class ChatTest {
                 program.terminate();
                 program.exit();
                 String written = normal(String.join("\n", program.err)
-                        .replace(":" + ports.group(2), ":8080")) + "\n";
+                        .replace(":" + ports.httpPort(), ":8080")) + "\n";
                 for (String trace : traces)
                     assertTrue(written.contains(normal(trace)), () -> trace + "\n" + written);
                 assertEquals(lesson.lines().filter(line -> !line.startsWith(" ")).count(),
@@ -9687,7 +9691,7 @@ class ChatTest {
                     + chat.substring(at + old.length())), folder);
             try (Program program = new Program(folder, JAVA, "-cp", ".", "Chat", "--http-port=0",
                     "--ws-port=0")) {
-                int port = Integer.parseInt(program.ready().group(4));
+                int port = program.ready().webSocketPort();
                 try (Raw ada = new Raw(port).shakeHands("/", PRESENCE)) {
                     ada.line();
                     try (Raw bob = new Raw(port).shakeHands("/", PRESENCE)) {
