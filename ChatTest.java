@@ -5783,7 +5783,7 @@ class ChatTest {
         @DisplayName("who comes with TLS to a port without it is told so, in the log too")
         void tlsAtAPlainPort() throws Exception {
             try (Program plain = Program.chat()) {
-                int port = Integer.parseInt(plain.ready().group(4));
+                int port = plain.ready().webSocketPort();
                 try (Raw raw = new Raw(port)) {
                     raw.write(bytes("16 03 01 00 05 01 00 00 01 03"));  // no line end, and no FIN
                     String answer = raw.readAll();
@@ -7110,7 +7110,7 @@ class ChatTest {
         @DisplayName("a loss, each new cause and the return are logged, once")
         void lossesAreLogged() throws Exception {
             try (Engine engine = new Engine(0); Program program = Program.chat(engine.url("one"));
-                    var ada = new Guest(Integer.parseInt(program.ready().group(4)), "tea")) {
+                    var ada = new Guest(program.ready().webSocketPort(), "tea")) {
                 engine.signal("KILL");
                 ada.until(AWAY);
                 try (var deaf = new ServerSocket(engine.port)) {
