@@ -37,13 +37,12 @@ public final class Chat implements AutoCloseable {
     static final int WAITING_ROOM = 500;             // connections beyond the limit, to be told so
     static final long PAUSE = 100_000_000;           // ns, after a failure that may last
     static final long FAREWELL = 5_000_000_000L;     // ns for clients to answer our last Close
-    static final int MAX_TRACED = 1000;              // items that may wait for one browser
 
     private final Options options;
     private final Ports ports;
     private final Set<WebSocket> connections = ConcurrentHashMap.newKeySet();
     private final Map<InetAddress, Integer> perAddress = new ConcurrentHashMap<>();
-    private final Set<Queue<String>> watchers = ConcurrentHashMap.newKeySet();
+    private final Web web = new Web();
     private Rooms rooms;
     private volatile boolean stopping;
     private WebSocket.Settings settings;
@@ -86,7 +85,7 @@ public final class Chat implements AutoCloseable {
 
     Chat(Options options) {
         this.options = options;
-        ports = new Ports(options, this::page, this::accept);
+        ports = new Ports(options, web::answer, this::accept);
     }
 
     /// Binds both ports and serves until close(). If it can't, an IOException says why.
@@ -209,66 +208,9 @@ public final class Chat implements AutoCloseable {
                 && origin.portNumber() == port && dialled.portNumber() == port;
     }
 
-    /// Answers a browser: with the page, at /trace with the wire, or with where the page is.
-    private void page(HttpExchange exchange) throws IOException {
-        String path = "" + exchange.getRequestURI().getRawPath(), nonce = "" + UUID.randomUUID();
-        var hosts = exchange.getRequestHeaders().getOrDefault("Host", List.of());
-        String hostAndPort = String.join(",", hosts), method = exchange.getRequestMethod();
-        String host = WebSocket.Handshake.hostName(hostAndPort);
-        boolean head = method.equals("HEAD");
-        // Who comes by another port comes through a proxy, which makes both ports one.
-        boolean direct = address("http", host).endsWith("//" + hostAndPort);
-        // The wire shows what everybody says, so it is only for who sits at this machine.
-        boolean wire = options.trace && path.equals("/trace") && direct
-                && exchange.getRemoteAddress().getAddress().isLoopbackAddress();
-        boolean known = hosts.isEmpty() && exchange.getProtocol().equals("HTTP/1.0") || knows(host);
-        if (known && method.equals("OPTIONS")) {                 // a health check
-            exchange.getResponseHeaders().set("Allow", "GET, HEAD, OPTIONS");
-            exchange.sendResponseHeaders(204, -1);
-            exchange.close();
-            return;
-        }
-        int status = !known ? 403 : !wire && Rooms.ofPath(path) == null ? 404
-                : head || method.equals("GET") ? 200 : 405;
-        wire &= status == 200;
-        byte[] body = (status != 200 ? settings.hint() : wire ? "" : PAGE
-                .replace("{{nonce}}", nonce).replace("{{trace}}", "" + options.trace)
-                .replace("{{port}}", direct ? "" + webSocketPort() : "")).getBytes(UTF_8);
-        Headers headers = exchange.getResponseHeaders();
-        headers.putAll(Headers.of("Content-Type", (status != 200 ? "text/plain" : wire
-                ? "text/event-stream" : "text/html") + "; charset=utf-8", "Allow", "GET, HEAD",
-                "Cache-Control", "no-store", "Referrer-Policy", "no-referrer",
-                "X-Content-Type-Options", "nosniff", "Content-Security-Policy", ("default-src "
-                + "'none'; script-src 'nonce-%1$s'; style-src 'nonce-%1$s'; connect-src 'self' "
-                + "%2$s; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors "
-                + "'none'").formatted(nonce, direct ? address("ws", host) : "")));
-        if (!wire) headers.set("Content-Length", "" + body.length);         // for HEAD
-        try (exchange) {
-            exchange.sendResponseHeaders(status, head ? -1 : body.length);  // 0: without an end
-            if (head) return;
-            exchange.getResponseBody().write(body);
-            if (wire) stream(exchange.getResponseBody());
-        }
-    }
-
-    /// Tells a browser what is traced, as server-sent events, until either goes.
-    private void stream(OutputStream body) {
-        ports.takeAnyTime();
-        var queue = new ArrayBlockingQueue<String>(MAX_TRACED);
-        watchers.add(queue);
-        try (var out = new PrintStream(body, false, UTF_8)) {
-            out.print(":\n\n");                    // a comment: from now on nothing is missed
-            while (!out.checkError())               // which flushes, too
-                out.print("data: " + queue.take().replace("\n", "\ndata: ") + "\n\n");
-        } catch (InterruptedException closing) {    // by close()
-        } finally {
-            watchers.remove(queue);
-        }
-    }
-
     private void trace(Explained.Traced item) {
         WebSocket.Log.print(Explained.coloured(item));
-        for (var queue : watchers) queue.offer(item.toString());
+        web.offer(item);
     }
 
     /// One line on the terminal; nothing that a client has sent can break it or colour it.
@@ -292,6 +234,280 @@ public final class Chat implements AutoCloseable {
         for (WebSocket webSocket : connections) webSocket.cutOff(null);
         if (rooms != null) rooms.close();
         WebSocket.Log.flush();
+    }
+
+    /// What browsers get: the page; at /trace what travels, while it travels; and at /break what
+    /// no browser would send is sent for them. Both show what everybody says, so they are only for
+    /// who sits at this machine.
+    final class Web {
+        static final int MAX_TRACED = 1000;         // items that may wait for one browser
+        static final int MAX_BROKEN = 300;          // bytes to send in one go: a few frames
+        static final int BREAK_TIME = 1000;         // ms of silence after which they were answered
+        private static final String TEXT = "text/plain", HTML = "text/html";
+        // The page connects to the port that it came from ('self'), or to our other one at the same
+        // host. Which host that is, a proxy may hide from us.
+        private static final String POLICY = """
+            default-src 'none'; script-src 'nonce-%1$s'; style-src 'nonce-%1$s'; \
+            connect-src 'self' %2$s; img-src data:; base-uri 'none'; form-action 'none'; \
+            frame-ancestors 'none'""";
+
+        private final Set<Watcher> watchers = ConcurrentHashMap.newKeySet();
+        private final Semaphore breaking = new Semaphore(1);        // one at a time
+
+        void answer(HttpExchange exchange) throws IOException {
+            String path = Objects.requireNonNullElse(exchange.getRequestURI().getRawPath(), "");
+            String method = exchange.getRequestMethod();
+            boolean get = method.equals("GET") || method.equals("HEAD");
+            try (exchange) {
+                if (!mayAsk(exchange)) {
+                    reply(exchange, 403, TEXT, "The server has other names. " + settings.hint());
+                } else if (header(exchange, "Upgrade").equalsIgnoreCase("websocket")) {
+                    misled(exchange);
+                } else if (path.equals("/trace") && isPageOfThisMachine(exchange)) {
+                    if (method.equals("GET")) stream(exchange);
+                    else reply(exchange, 405, TEXT, "Only GET works here.");
+                } else if (path.equals("/break") && isPageOfThisMachine(exchange)) {
+                    if (method.equals("POST")) breakRule(exchange);
+                    else reply(exchange, 405, TEXT, "Only POST works here.");
+                } else if (method.equals("OPTIONS")) {              // a health check
+                    exchange.getResponseHeaders().set("Allow", "GET, HEAD, OPTIONS");
+                    exchange.sendResponseHeaders(204, -1);
+                } else if (Rooms.ofPath(path) == null) {
+                    notFound(exchange, path);
+                } else if (!get) {
+                    reply(exchange, 405, TEXT, "Only GET and HEAD work here.");
+                } else {
+                    reply(exchange, 200, HTML, page(exchange, Rooms.ofPath(path)));
+                }
+            }
+        }
+
+        private static String header(HttpExchange exchange, String name) {
+            return String.join(",", exchange.getRequestHeaders().getOrDefault(name, List.of()));
+        }
+
+        private static String host(HttpExchange exchange) {
+            return WebSocket.Handshake.hostName(header(exchange, "Host"));
+        }
+
+        /// Whether a browser can rightly have asked us. It always sends Host, HTTP/1.0 need not.
+        private boolean mayAsk(HttpExchange exchange) {
+            boolean simple = exchange.getProtocol().equals("HTTP/1.0")
+                    && !exchange.getRequestHeaders().containsKey("Host");
+            return simple || knows(host(exchange));
+        }
+
+        /// Whether a program at this machine asks, with no proxy between: that would add a header,
+        /// or come by another port, or at least not pass Connection on (RFC 9110 §7.6.1).
+        private boolean isOfThisMachine(HttpExchange exchange) {
+            for (String name : exchange.getRequestHeaders().keySet()) {
+                String small = name.toLowerCase(Locale.ROOT);
+                if (small.startsWith("x-forwarded") || small.equals("x-real-ip")) return false;
+                if (small.equals("forwarded") || small.equals("via")) return false;
+            }
+            return options.trace && exchange.getRemoteAddress().getAddress().isLoopbackAddress()
+                    && address("http", host(exchange)).endsWith("//" + header(exchange, "Host"))
+                    && header(exchange, "Connection").equalsIgnoreCase("keep-alive");
+        }
+
+        /// And whether no page but ours asks (§10.2). Not all browsers send both of these headers.
+        private boolean isPageOfThisMachine(HttpExchange exchange) {
+            String origin = header(exchange, "Origin"), site = header(exchange, "Sec-Fetch-Site");
+            return isOfThisMachine(exchange) && (site.isEmpty() || site.equals("same-origin"))
+                    && (origin.isEmpty() || origin.equals(address("http", host(exchange))));
+        }
+
+        private void reply(HttpExchange exchange, int status, String type, String text)
+                throws IOException {
+            byte[] body = text.getBytes(UTF_8);
+            boolean head = exchange.getRequestMethod().equals("HEAD");
+            Headers headers = exchange.getResponseHeaders();
+            headers.set("Content-Type", type + "; charset=utf-8");
+            headers.set("Content-Length", String.valueOf(body.length));     // for HEAD, too
+            headers.set("Cache-Control", "no-store");
+            headers.set("Referrer-Policy", "no-referrer");
+            headers.set("X-Content-Type-Options", "nosniff");
+            headers.putIfAbsent("Content-Security-Policy", List.of("default-src 'none'"));
+            if (status == 405) headers.set("Allow", "GET, HEAD");
+            exchange.sendResponseHeaders(status, head ? -1 : body.length);
+            if (!head) exchange.getResponseBody().write(body);
+        }
+
+        /// The page, told what it can't find out by itself. Nothing in a room's name, nor in a path
+        /// that is one, means anything in HTML or in a script.
+        private String page(HttpExchange exchange, String room) {
+            String scheme = options.tls == null ? "http:" : "https:";
+            String port = address("http", "").substring(scheme.length() + 2).replace(":", "");
+            String sockets = (options.tls == null ? "ws://*:" : "wss://*:") + webSocketPort();
+            String known = "";
+            if (options.publicUrl != null) {
+                String url = options.publicUrl.replaceFirst("/$", "").replace("'", "%27");
+                known = url + exchange.getRequestURI().getRawPath();
+                sockets = url.substring(0, url.indexOf(':') + 1);
+            }
+            String nonce = UUID.randomUUID().toString();
+            String mark = isOfThisMachine(exchange) ? "?page=" + nonce.substring(0, 8) : "";
+            exchange.getResponseHeaders().set("Content-Security-Policy",
+                    POLICY.formatted(nonce, sockets));
+            return PAGE.replace("{{nonce}}", nonce).replace("{{room}}", room)
+                    .replace("{{page}}", scheme + port)
+                    .replace("{{port}}", String.valueOf(webSocketPort()))
+                    .replace("{{public}}", known)
+                    .replace("{{mark}}", mark);
+        }
+
+        private void notFound(HttpExchange exchange, String path) throws IOException {
+            int last = path.length() - 1;
+            if (last > 0 && path.charAt(last) == '/' && Rooms.ofPath(path.substring(0, last)) != null) {
+                String name = path.substring(path.lastIndexOf('/', last - 1) + 1, last);
+                exchange.getResponseHeaders().set("Location", "../" + name);
+                reply(exchange, 308, TEXT, "There is a slash too many.\n");
+                return;
+            }
+            // Relative, as a proxy may have taken the beginning of the path away.
+            long folders = path.chars().filter(letter -> letter == '/').count() - 1;
+            reply(exchange, 404, HTML, """
+                    <!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>not found</title>
+                    <h1>There is no such page</h1><p>A room is at /chat/NAME. The name has 1 to 64
+                    letters, digits, - or _. Or go to <a href="./%s">the lobby</a>.
+                    """.formatted("../".repeat((int) folders)));
+        }
+
+        /// A mapped port, or a proxy's rule that takes all for pages: its owner should hear of it.
+        private void misled(HttpExchange exchange) throws IOException {
+            log("a WebSocket handshake came to the page's port, as " + host(exchange)
+                    + ": --public-url can tell the page where the WebSockets are");
+            exchange.getResponseHeaders().set("Upgrade", "websocket");
+            reply(exchange, 426, TEXT, "WebSockets are at port " + webSocketPort()
+                    + ", at this one is the page.\n");
+        }
+
+        // ---- The wire ----
+
+        /// What waits for one browser. Who can't keep up misses items, and is told how many. Then
+        /// it begins anew with half a queue, or there would be gaps everywhere.
+        static final class Watcher {
+            private final BlockingQueue<Explained.Traced> items =
+                    new ArrayBlockingQueue<>(MAX_TRACED);
+            private int leftOut;
+
+            synchronized void offer(Explained.Traced item) {
+                if (leftOut > 0 && items.size() < MAX_TRACED / 2) items.add(gap());
+                if (leftOut > 0 || !items.offer(item)) leftOut++;
+            }
+
+            Explained.Traced next() throws InterruptedException {
+                synchronized (this) {
+                    if (leftOut > 0 && items.isEmpty()) return gap();
+                }
+                return items.take();
+            }
+
+            private Explained.Traced gap() {
+                String title = leftOut + " items were left out: they came too fast for this browser";
+                leftOut = 0;
+                return new Explained.Traced(Explained.now(), 0, "", title, List.of());
+            }
+        }
+
+        void offer(Explained.Traced item) {
+            for (Watcher watcher : watchers) watcher.offer(item);
+        }
+
+        /// Tells a browser what is traced, as server-sent events, until either goes.
+        private void stream(HttpExchange exchange) throws IOException {
+            ports.takeAnyTime();
+            Watcher watcher = new Watcher();
+            exchange.getResponseHeaders().set("Content-Type", "text/event-stream; charset=utf-8");
+            exchange.getResponseHeaders().set("Cache-Control", "no-store");
+            exchange.sendResponseHeaders(200, 0);   // 0: without an end
+            watchers.add(watcher);
+            try (var out = new PrintStream(exchange.getResponseBody(), false, UTF_8)) {
+                out.print(":\n\n");                 // a comment: from now on nothing is missed
+                while (!out.checkError())           // which flushes, too
+                    out.print(event(watcher.next()));
+            } catch (InterruptedException closing) {    // by close()
+            } finally {
+                watchers.remove(watcher);
+            }
+        }
+
+        /// A line with time, connection, direction and title; one for each row; and an empty line.
+        private static String event(Explained.Traced item) {
+            String connection = item.connection() == 0 ? "" : "#" + item.connection();
+            var lines = new StringBuilder();
+            addLine(lines, item.time(), connection, item.direction(), item.title());
+            for (Explained.Row row : item.rows())
+                addLine(lines, row.bytes(), row.name(), row.meaning());
+            return lines.append('\n').toString();
+        }
+
+        private static void addLine(StringBuilder lines, String... columns) {
+            lines.append("data: ").append(String.join("\t", columns)).append('\n');
+        }
+
+        // ---- A rule broken on purpose ----
+
+        /// Reads bytes in hex, and sends them to this very server, over a connection of their own.
+        /// What comes of it is in the trace; so is why nothing does.
+        private void breakRule(HttpExchange exchange) throws IOException {
+            byte[] body = exchange.getRequestBody().readNBytes(3 * MAX_BROKEN + 1);
+            byte[] frames = parse(new String(body, US_ASCII));
+            if (options.tls != null) {
+                refuse(exchange, 501, "Bytes can be sent only without --keystore.");
+            } else if (body.length > 3 * MAX_BROKEN) {
+                refuse(exchange, 413, "No more than " + MAX_BROKEN + " bytes, please.");
+            } else if (frames.length == 0) {
+                refuse(exchange, 400, "These are no bytes in hex, such as 81 00.");
+            } else if (!breaking.tryAcquire()) {
+                refuse(exchange, 503, "One at a time, please: the bytes before are under way.");
+            } else {
+                try {
+                    send(frames);
+                } finally {
+                    breaking.release();
+                }
+                reply(exchange, 200, TEXT, "These bytes were sent.\n");
+            }
+        }
+
+        /// @return no bytes if it is not hex
+        private static byte[] parse(String hex) {
+            try {
+                return HexFormat.of().parseHex(hex.strip().replace(" ", ""));
+            } catch (IllegalArgumentException noHex) {
+                return new byte[0];
+            }
+        }
+
+        private void refuse(HttpExchange exchange, int status, String why) throws IOException {
+            offer(new Explained.Traced(Explained.now(), 0, "", why, List.of()));
+            reply(exchange, status, TEXT, why + "\n");
+        }
+
+        /// To /echo, where it disturbs nobody. Returns when the server has answered all.
+        private void send(byte[] frames) {
+            try (Socket socket = new Socket()) {
+                socket.connect(new InetSocketAddress(options.host, webSocketPort()), BREAK_TIME);
+                socket.setSoTimeout(BREAK_TIME);
+                var in = new BufferedReader(new InputStreamReader(
+                        socket.getInputStream(), ISO_8859_1));
+                socket.getOutputStream().write("""
+                        GET /echo HTTP/1.1\r
+                        Host: localhost\r
+                        Upgrade: websocket\r
+                        Connection: Upgrade\r
+                        Sec-WebSocket-Version: 13\r
+                        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r
+                        \r
+                        """.getBytes(US_ASCII));
+                String line = in.readLine();
+                while (line != null && !line.isEmpty()) line = in.readLine();
+                socket.getOutputStream().write(frames);
+                while (in.read() >= 0) continue;
+            } catch (IOException ended) {           // by silence or a reset: the trace tells more
+            }
+        }
     }
 
     /// One connection: RFC 6455, with compression by RFC 7692. A server serves it:
@@ -3806,160 +4022,176 @@ public final class Chat implements AutoCloseable {
     /// What the browser gets.
     static final String PAGE = """
 <!DOCTYPE html>
-<html lang="en"><meta charset="utf-8"><title>chat</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,">
+<html lang="en"><meta charset="utf-8"><title>{{room}}</title><meta name="viewport"
+  content="width=device-width, initial-scale=1, interactive-widget=resizes-content">
+<link rel="icon" href="data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg'
+  viewBox='0 0 8 8'><path fill='royalblue' d='M0 1h8v5H4L2 8V6H0z'/></svg>">
 <style nonce="{{nonce}}">
-  :root { color-scheme: light dark; scrollbar-color: var(--rule) transparent;
-    --paper: light-dark(#fff, #15171b); --ink: light-dark(#1c2128, #e4e7eb);
-    --soft: light-dark(#f1f3f6, #24282e); --quiet: light-dark(#5c646e, #98a1ac);
-    --rule: light-dark(#dde1e6, #343a42); --accent: light-dark(#2458c8, #8db4ff);
-    --own: light-dark(#dfeaff, #23396a); --alarm: light-dark(#b3261e, #ff9d92); }
+  :root { color-scheme: light dark; --paper: #fff; --ink: #1c2128; --soft: #f1f3f6;
+    --quiet: #5c646e; --rule: #dde1e6; --accent: #2458c8; --own: #dfeaff; --alarm: #b3261e;
+    --alive: #2b8a3e; --name: .48 .14; --field: .91 .07; }
+  @media (prefers-color-scheme: dark) { :root { --paper: #15171b; --ink: #e4e7eb; --soft: #24282e;
+    --quiet: #98a1ac; --rule: #343a42; --accent: #8db4ff; --own: #23396a; --alarm: #ff9d92;
+    --alive: #69db7c; --name: .8 .11; --field: .37 .08; } }
   * { box-sizing: border-box; margin: 0; padding: 0; }
-  [hidden] { display: none !important; }
-  body { display: grid; height: 100dvh; overflow-wrap: anywhere;
-    grid: "head" auto "log" minmax(0, 1fr) "wire" fit-content(50%) "say" auto / minmax(0, 1fr);
-    font: 16px/1.45 system-ui, sans-serif; background: var(--paper); color: var(--ink); }
-  input, button { border: 0; border-radius: 14px; font: inherit; color: inherit; }
-  button { padding: 4px 16px; background: var(--accent); color: var(--paper); cursor: pointer; }
-  .text, #chat-input, #toggle, .field { background: var(--soft); color: var(--ink); }
-  :focus-visible { outline: 2px solid var(--accent); outline-offset: 1px; }
+  body { display: flex; flex-direction: column; height: 100vh; height: 100dvh; color: var(--ink);
+    background: var(--paper); font: 1rem/1.45 system-ui, sans-serif; overflow-wrap: anywhere; }
+  main { flex: 1; display: grid; min-height: 0;
+    grid: "log" minmax(0, 1fr) "wire" fit-content(55%) "say" auto / minmax(0, 1fr); }
+  input, button, select, .text { padding: 5px 12px; border: 1px solid transparent;
+    border-radius: 14px; font: inherit; color: inherit; }  /* forced colours show the border */
+  button { background: var(--accent); color: var(--paper); cursor: pointer; }
+  input, select, .text, #toggle, #wire { background: var(--soft); color: var(--ink); }
+  input, select { border-color: var(--quiet); } ::placeholder { color: var(--quiet); opacity: 1; }
+  a { color: var(--accent); } :focus-visible { outline: 2px solid var(--accent); }
   header, #chat-echo-area, #say { padding: 12px max(16px, (100% - 46rem) / 2); }
-  header { grid-area: head; display: flex; flex-wrap: wrap; gap: 0 12px; align-items: center; }
-  header, #frames li, #wire { border-bottom: 1px solid var(--rule); }
-  li, p { white-space: pre-wrap; }
-  .wired header { padding: 12px 16px; }
-  h1 { font-size: 1.125rem; }
-  #status, .name, .notice, #hint, #wire { font-size: .8125rem; }
-  #status, .notice { align-self: center; color: var(--quiet); }
-  #status, #frames { flex: 1 1 12rem; }
-  #status::before { content: "● "; color: var(--alarm); }
-  .connected #status::before { color: light-dark(#2b8a3e, #69db7c); }
-  ul { position: relative; overflow: hidden auto; list-style: none; scrollbar-width: thin; }
-  #chat-echo-area { grid-area: log; display: flex; flex-direction: column; }
-  #chat-echo-area li { max-width: min(100%, 36rem); margin-top: 12px; }
-  #chat-echo-area li:first-child { margin-top: auto; }  /* a short log sits at the bottom */
-  #chat-echo-area .again { margin-top: 3px; }
-  .name { display: block; padding-left: 12px; font-weight: 600;
-    color: light-dark(oklch(.48 .14 var(--hue)), oklch(.8 .11 var(--hue))); }
+  header, #say, .row, #break { display: flex; flex-wrap: wrap; gap: 2px 8px; align-items: center; }
+  header, #frames li { border-bottom: 1px solid var(--rule); } h1 { font-size: 1.125rem; }
+  #status, .name, .notice, #hint, #wire, li::before { font-size: .8125rem; }
+  #status, .notice, li::before { color: var(--quiet); } #status { flex: 1 1 8rem; }
+  #status::before { content: "● "; content: "● " / ""; color: var(--alarm); }
+  .connected #status::before { color: var(--alive); } #messages { grid-area: log; }
+  #messages, #chat-echo-area, .said, #wire { display: flex; min-height: 0; }
+  #chat-echo-area, .said, #wire { flex-direction: column; } #wire { grid-area: wire; }
+  ul { flex: 1; position: relative; overflow: hidden auto; list-style: none; }
+  .said, .notice { flex: none; margin-top: 12px; white-space: pre-wrap; }
+  .again, .notice + .notice { margin-top: 2px; } .notice { text-align: center; }
+  #chat-echo-area :first-child { margin-top: auto; }  /* a short log sits at the bottom */
+  [data-time]::before { content: attr(data-time); display: block; text-align: center; }
+  .name { padding-left: 12px; font-weight: 600; color: oklch(var(--name) var(--hue)); }
   .own .name, .again .name { position: absolute; clip-path: inset(50%); }  /* read aloud only */
-  .text { display: block; width: fit-content; padding: 6px 12px; border-radius: 14px; }
-  .own { align-self: end; --soft: var(--own); }
-  #say { grid-area: say; position: relative; display: flex; flex-wrap: wrap; gap: 0 8px; }
-  #chat-input { flex: 1; min-width: 0; padding: 9px 14px; border: 1px solid var(--quiet);
-    outline-offset: -1px; }
-  ::placeholder { color: var(--quiet); opacity: 1; }
-  #hint { flex: 1 0 100%; color: var(--alarm); }
-  #new { position: absolute; bottom: 100%; left: 50%; translate: -50% -8px; }
-  #wire { grid-area: wire; display: flex; flex-direction: column; background: var(--soft); }
-  #frames li { padding: 8px 12px; }
-  .field { margin: 4px 4px 0 0; padding: 2px 8px; border-radius: 6px; text-align: left;
-    background: light-dark(oklch(.91 .07 var(--hue)), oklch(.37 .08 var(--hue))); }
-  code { display: block; font: 1em/1.4 ui-monospace, monospace; }
-  #meaning { flex: none; height: 5em; padding: 8px 12px; overflow: auto; }
-  @media (min-width: 760px) {
-    .wired { grid: "head head" auto "log wire" minmax(0, 1fr) "say wire" auto / 1fr 1fr; } }
+  .name, .text { align-self: flex-start; max-width: min(88%, 36rem); }
+  .own .text { align-self: flex-end; background: var(--own); }
+  #say { grid-area: say; position: relative; } #hint { flex: 1 0 100%; color: var(--alarm); }
+  #chat-input { flex: 1; min-width: 0; padding: 9px 14px; } #send { align-self: stretch; }
+  #new { position: absolute; bottom: 100%; left: 50%; transform: translate(-50%, -8px); }
+  #frames li, #break { padding: 8px 12px; } #bytes { flex: 1 1 9rem; min-width: 0; }
+  #wire.quiet .ping, span:empty, [hidden] { display: none !important; } .field { width: 25ch; }
+  .row p { flex: 1 1 9rem; display: flex; flex-wrap: wrap; } .row span { flex: 1 1 11rem; }
+  code { align-self: flex-start; padding: 0 4px; border-radius: 4px;
+    font: 1em/1.5 ui-monospace, monospace; background: oklch(var(--field) var(--hue)); }
+  @media (min-width: 760px) { .wired header { padding: 12px 16px; } .wired main {
+    grid: "log wire" minmax(0, 1fr) "say wire" auto / minmax(0, 2fr) minmax(0, 3fr); } }
 </style>
-
-<header><h1 id="room"></h1>
+<header><h1>{{room}}</h1>
   <p id="status"><span id="state" role="status"></span><span id="people"></span></p>
-  <button id="toggle" aria-controls="wire" hidden>wire</button>
-</header>
-<ul id="chat-echo-area" role="log" aria-label="messages" tabindex="0"></ul>
-<div id="say">
-  <p id="hint" role="alert"></p>
-  <input id="chat-input" placeholder="say something" aria-label="message" autocomplete="off"
-    enterkeyhint="send" autofocus>
-  <button id="send">Send</button><button id="new" hidden></button>
-</div>
-<section id="wire" aria-label="bytes on the wire" hidden>
-  <ul id="frames" aria-label="frames" tabindex="0"></ul>
-  <p id="meaning" role="status">Point at a field, or tab to it, to see what it means.</p>
-</section>
-
-<script nonce="{{nonce}}">
+  <button id="toggle" aria-controls="wire" hidden>wire</button></header>
+<main><noscript>This chat needs JavaScript.</noscript>
+  <div id="messages" role="log" aria-label="messages"><ul id="chat-echo-area" tabindex="0"></ul>
+  </div><div id="say"><p id="hint" role="alert"></p>
+    <input id="chat-input" placeholder="say something" aria-label="message" autocomplete="off"
+      dir="auto" enterkeyhint="send" autofocus>
+    <button id="send">Send</button><button id="new" hidden></button></div>
+  <section id="wire" aria-label="bytes on the wire" hidden>
+    <ul id="frames" aria-label="frames" tabindex="0"></ul>
+    <form id="break"><select id="example" aria-label="examples"><option value="">Break a rule …
+        <option value="81 05 48 65 6c 6c 6f">a frame without a mask
+        <option value="c1 85 37 fa 21 3d 7f 9f 4d 51 58">a reserved bit
+        <option value="88 82 37 fa 21 3d 34 17">a CLOSE with code 1005
+        <option value="80 82 37 fa 21 3d 5f 93">a fragment without a beginning
+        <option value="81 82 37 fa 21 3d f7 7a">text that is no UTF-8</select>
+      <input id="bytes" aria-label="bytes in hex" placeholder="bytes in hex" autocomplete="off">
+      <button>Send</button><label><input id="pings" type="checkbox" checked> pings</label></form>
+  </section></main>
+<script type="module" nonce="{{nonce}}">
 const byId = id => document.getElementById(id);
-const [log, input, hint, newLines] = ['chat-echo-area', 'chat-input', 'hint', 'new'].map(byId);
-const room = decodeURIComponent(location.pathname.split('/')[2] || 'lobby');
+const [log, input, hint, wire] = ['chat-echo-area', 'chat-input', 'hint', 'wire'].map(byId);
 const [TAB, LF, CR] = String.fromCharCode(9, 10, 13);
 const LINE_BREAK = '⏎';  // stands for LF in the <input>, which cannot hold one
+const room = document.title;
 
-// ---- The connection. All that the page knows, it learns from the lines it hears. ----
+// What this tab remembers when it is loaded again. Storage can be blocked: then nothing.
+function keep(key, value) { try { sessionStorage.setItem(key, value); } catch { } }
+function kept(key) { try { return sessionStorage.getItem(key) ?? ''; } catch { return ''; } }
 
-const host = '{{port}}' ? location.hostname + ':{{port}}' : location.host;  // no port: a proxy
-const address = location.protocol.replace('http', 'ws') + '//' + host + location.pathname;
-let socket, me, nick, people, retry, watchdog, failures = 0, hiddenAnswers = 0;
-const unconfirmed = [];  // said, but not heard back yet
+// ---- The connection. All that the page knows, it learns from the events that it hears. ----
+
+// The server has two ports, one for the page. Who came by another came through a proxy or a mapped
+// port, which then has to take both. What the page can't find out, --public-url says.
+const { protocol, port, host, hostname, pathname } = location;
+const way = protocol + port === '{{page}}' ? hostname + ':{{port}}' : host;
+const address = '{{public}}' || protocol.replace('http', 'ws') + '//' + way + pathname;
+const mark = '{{mark}}';    // tells our connection in the trace; empty if that is not for us
+
+const unconfirmed = [];     // said, but not heard back yet
+let wanted = kept('name');  // to be had again after a loss
+let socket, me, people, retry, watchdog, failures = 0, hiddenAnswers = 0;
 
 function connect() {
   clearTimeout(retry);
   show('connecting …');
-  const current = socket = new WebSocket(address, 'presence');
-  socket.onmessage = ({ data }) => { if (socket === current) hear(data); };
-  socket.onclose = ({ code }) => { if (socket === current) lost(code); };
-  expectLine();
+  socket = new WebSocket(address + mark, 'presence');
+  socket.onmessage = event => hear(event.data);
+  socket.onclose = event => lost(event.code);
+  expectEvent();
 }
 
-// A dead connection can look alive for minutes. But all that is sent brings some line back.
-const expectLine = () => { watchdog ??= setTimeout(lost, 20_000); };
-const transmit = line => { socket.send(line); expectLine(); };
-const countPeople = () => { hiddenAnswers++; transmit('/who'); };
+// A dead connection can look alive for minutes. But what is asked brings some event back.
+const expectEvent = () => { watchdog ??= setTimeout(lost, 20_000); };
+const ask = line => { socket.send(line); expectEvent(); };
+const probe = () => { hiddenAnswers++; ask('/who (asked by the page itself)'); };
 
 // The server's own reason is not for users' eyes (RFC 6455 section 5.5.1); its code is.
 const CAUSES = { 1001: ': the server is stopping', 1003: ': only text is taken here',
   1008: ': a rule was broken', 1009: ': a message was too long', 1011: ': the server failed' };
 
 function lost(code) {
-  if (me) addLine('', `Connection lost${CAUSES[code] ?? ''}.`);
-  socket.close();
-  socket = me = people = watchdog = clearTimeout(watchdog);
+  const state = me ? 'connection lost' : 'no connection';
+  if (me) addNotice(`Connection lost${CAUSES[code] ?? ''}.`);
+  else if (!retry) addNotice(`No answer from ${address}: down, full or blocked? See --public-url`);
+  socket.onmessage = socket.onclose = null; socket.close();
+  clearTimeout(watchdog);
+  socket = me = people = watchdog = undefined;
   // Growing, and different in each browser, lest all come back at once (section 7.2.3).
   const seconds = Math.round(Math.min(30, 2 ** failures++) * (1 + Math.random()));
   retry = setTimeout(connect, seconds * 1000);
-  show(`connection lost, trying again in ${seconds} s`);
+  show(`${state}, trying again in ${seconds} s`);
   if (unconfirmed.length) hint.textContent = code === 1009
     ? 'Too long for the server: please shorten it.' : 'This may not have arrived.';
-  input.value = [...unconfirmed.splice(0), input.value].filter(Boolean).join(LINE_BREAK);
+  input.value = unsent(); unconfirmed.length = 0;
 }
 
-// Count anew: does the connection live? And rooms of over 1,000 do not tell who comes and goes.
 function wake() {
+  keep('unsent ' + room, unsent());
   if (!socket) connect();
-  else if (me && !document.hidden) countPeople();
+  else if (me) probe();
 }
-for (const type of ['online', 'pageshow', 'visibilitychange']) addEventListener(type, wake);
 
-// An event is its kind, names, and the rest: see the interface Event in Chat.java.
 function hear(event) {
-  watchdog = clearTimeout(watchdog);
-  const [kind, name, rest] = event.match(/^([^ ]*) ?([^ ]*) ?(.*)$/s).slice(1);
-  if (kind === 'said' && name === me) unconfirmed.shift();
-  if (unconfirmed.length) expectLine();
-  if (kind === 'you') calledNow(name);
-  if (kind === 'joined' || kind === 'left') people = Number(rest);
-  if (kind === 'here') people = Number(name);
+  const [kind, name = ''] = event.split(' ', 2);
+  const text = event.slice(kind.length + name.length + 2);
+  clearTimeout(watchdog); watchdog = undefined;
+  switch (kind) {
+    case 'you': rename(name); break;
+    case 'joined': people = text; addNotice(person(name), ' has joined.'); break;
+    case 'left': people = text; addNotice(person(name), ' has left.'); break;
+    case 'renamed': addNotice(person(name), ' is now ', person(text), '.'); break;
+    case 'said': if (name === me) unconfirmed.shift(); addSaid(name, text); break;
+    case 'note': addNotice(event.slice(5)); break;
+    case 'here':
+      people = name;
+      if (text && hiddenAnswers) hiddenAnswers--;
+      else if (text) addNotice(`${name} here:`, ...text.split(' ').flatMap(n => [' ', person(n)]));
+  }
+  if (unconfirmed.length || hiddenAnswers) expectEvent();
   show('connected as ' + me);
-  if (kind === 'here' && rest && hiddenAnswers) hiddenAnswers--;
-  else if (kind === 'said') addLine(name, rest);
-  else if (kind !== 'you' && (kind !== 'here' || rest)) addLine('', ' .... ' + {
-    joined: name + ' has joined.', left: name + ' has left.', renamed: `${name} is now ${rest}.`,
-    here: `${name} here: ${rest.split(' ').join(', ')}`, note: event.slice(5) }[kind]);
 }
 
-function calledNow(name) {
-  if (me) nick = name;
-  me = name;
-  if (nick === name) return;
-  failures = hiddenAnswers = 0;
-  countPeople();
-  if (nick) transmit('/nick ' + nick);  // back after a loss: under the name chosen before
+/** The first name on a connection is given; each later one is wanted again after a loss. */
+function rename(name) {
+  if (me) wanted = name;
+  else failures = hiddenAnswers = 0;
+  me = name; keep('name', wanted);
+  if (wanted && wanted !== me) ask('/nick ' + wanted);
 }
 
 // ---- What one sees ----
 
+let unread = 0, lastName, lastTime, lastLine = '';
+
 function show(state) {
   if (byId('state').textContent !== state) byId('state').textContent = state;  // read aloud
-  byId('people').textContent = people > 1 ? ` with ${people} people` : people ? ', alone' : '';
+  byId('people').textContent = people ? `, ${people} here` : '';
   document.body.classList.toggle('connected', Boolean(me));
 }
 
@@ -3970,38 +4202,50 @@ function create(tag, className, ...children) {
 }
 
 /** Makes a list's adder: it works in batches, keeps the newest, follows a reader at the end. */
-function adder(list, limit, onChange = () => {}) {
+function adder(list, limit, onLook = () => {}) {
   let waiting = [], atEnd = true;
-  const isAtEnd = () => list.scrollHeight - list.scrollTop - list.clientHeight < 30;
+  const look = () => {
+    atEnd = list.scrollHeight - list.scrollTop - list.clientHeight < 30;
+    onLook(atEnd);
+  };
   const follow = () => { if (atEnd) list.scrollTop = list.scrollHeight; };
   const flush = () => {
-    onChange(atEnd = isAtEnd(), waiting.length);
+    look();
     list.append(...waiting.splice(0).slice(-limit));
     while (list.childElementCount > limit) list.firstElementChild.remove();
     follow();
   };
   new ResizeObserver(follow).observe(list);
-  list.onscroll = () => onChange(atEnd = isAtEnd(), 0);
-  addEventListener('visibilitychange', list.onscroll);
-  // A timer, because requestAnimationFrame sleeps in hidden tabs.
-  return item => { if (waiting.push(item) === 1) setTimeout(flush, 16); };
+  list.onscroll = look;
+  addEventListener('visibilitychange', look);
+  return item => { if (waiting.push(item) === 1) setTimeout(flush, 16); };  // hidden or not
 }
 
-let unread = 0, lastName, lastSaid = '';
-const addItem = adder(log, 1000, (atEnd, added) => {
-  unread = atEnd && !document.hidden ? 0 : unread + added;
-  newLines.hidden = !unread;
-  newLines.textContent = `${unread} new`;
+const addTraced = adder(byId('frames'), 200);
+const addItem = adder(log, 1000, atEnd => {
+  if (atEnd && !document.hidden) unread = 0;
+  byId('new').hidden = !unread;
+  byId('new').textContent = `${unread} new`;
   document.title = (unread ? `(${unread}) ` : '') + room;
 });
 
-function addLine(name, text) {
-  const item = name ? create('li', name === me ? 'own' : '', create('bdi', 'name', name, ': '),
-    linked(text)) : create('li', 'notice', text);
-  item.title = new Date().toLocaleTimeString();
-  item.classList.toggle('again', Boolean(name) && name === lastName);
-  item.style.setProperty('--hue', hueOf(lastName = name));
+const CLOCK = new Intl.DateTimeFormat([], { dateStyle: 'medium', timeStyle: 'short' });
+function addLine(name, item) {
+  const time = CLOCK.format();
+  if (time !== lastTime) item.dataset.time = time;
+  [lastName, lastTime] = [name, time];
   addItem(item);
+}
+
+const person = name => create('bdi', '', name);
+const addNotice = (...parts) => addLine('', create('li', 'notice', ' .... ', ...parts));
+
+function addSaid(name, text) {
+  const look = (name === me ? 'said own' : 'said') + (name === lastName ? ' again' : '');
+  const item = create('li', look, create('bdi', 'name', name, ': '), linked(text));
+  item.style.setProperty('--hue', hueOf(name));
+  unread++;
+  addLine(name, item);
 }
 
 // The golden angle keeps user-1 and user-2 apart; the style sheet sees to the contrast.
@@ -4015,9 +4259,13 @@ const LINK = RegExp('(https?://(?:[(]X*[)]|X)*(?:[(]X*[)]|(?![.,:;!?])X))'
 /** The text, with links. In a <bdi>, what turns the direction of writing turns nothing else. */
 function linked(text) {
   const parts = text.length < 20_000 ? text.split(LINK) : [text];
-  return create('bdi', 'text', ...parts.map((part, i) => i % 2 && URL.canParse(part)
-    ? Object.assign(create('a', '', part), { href: part, rel: 'noopener noreferrer',
-      target: new URL(part).origin === location.origin ? '' : '_blank' }) : part));
+  return create('bdi', 'text', ...parts.map((part, i) => i % 2 ? link(part) : part));
+}
+
+function link(part) {
+  const anchor = Object.assign(create('a', '', part), { href: part, rel: 'noopener noreferrer' });
+  if (anchor.origin !== location.origin) anchor.target = '_blank';
+  return anchor.host ? anchor : part;  // or it is no URL
 }
 
 // ---- What one does ----
@@ -4026,65 +4274,85 @@ function say() {
   const text = input.value.replaceAll(LINE_BREAK, LF);
   if (!text.trim()) return;
   if (!me || socket.readyState !== WebSocket.OPEN) {
-    hint.textContent = 'Not sent, as there is no connection. It stays here.';
-    return wake();
+    hint.textContent = 'Not sent: there was no connection. It stays here.';
+    failures = 0; return wake();
   }
-  transmit(text);
-  lastSaid = input.value;
-  if (!/^[/](?![/])/.test(text)) unconfirmed.push(lastSaid);  // commands have no echo
+  ask(text);
+  if (/^[/](?![/])/.test(text)) probe();  // since a command may have no answer
+  else unconfirmed.push(input.value);
   clear();
   toEnd();
 }
 
-const clear = () => { input.value = hint.textContent = ''; };
+const unsent = () => [...unconfirmed, input.value].filter(Boolean).join(LINE_BREAK);
+const clear = () => { lastLine = input.value; input.value = hint.textContent = ''; };
 const toEnd = () => { log.scrollTop = log.scrollHeight; input.focus(); };
+const type = text => document.execCommand('insertText', false, text);  // so it can be undone
+const KEYS = { 'Enter': say, 'Shift Enter': () => type(LINE_BREAK), 'Escape': clear,
+  'ArrowUp': () => { input.value ||= lastLine; } };
 
-const KEYS = { Enter: say, Escape: clear, ArrowUp: () => { input.value ||= lastSaid; } };
 input.onkeydown = event => {
-  if (event.isComposing || event.keyCode === 229 || !KEYS[event.key]) return;  // 229: an IME's
+  const action = KEYS[(event.shiftKey ? 'Shift ' : '') + event.key];
+  if (!action || event.ctrlKey || event.altKey || event.metaKey) return;
+  if (event.isComposing || event.keyCode === 229) return;  // 229: an IME's
   event.preventDefault();
-  KEYS[event.key]();
+  action();
 };
 input.onpaste = event => {
   const text = event.clipboardData.getData('text').replaceAll(CR, '').trimEnd();
   if (!text.includes(LF)) return;
-  event.preventDefault();  // and then not setRangeText, which the user could not undo
-  document.execCommand('insertText', false, text.replaceAll(LF, LINE_BREAK));
+  event.preventDefault();
+  type(text.replaceAll(LF, LINE_BREAK));
 };
-[byId('send').onclick, newLines.onclick] = [say, toEnd];
+[byId('send').onclick, byId('new').onclick] = [say, toEnd];
 
 // ---- The bytes on the wire, when the server was started with --trace ----
 
-const [wire, toggle, meaning] = ['wire', 'toggle', 'meaning'].map(byId);
-const addTraced = adder(byId('frames'), 200);
-let source;
+let source, ours;  // the # of our connection
 
-/** One traced item: time, connection, direction and title; then a row for each field. */
 function traced(data) {
-  const [, time, connection, direction, title] = data.match(/^(\\S+) (\\S+) +(?:(in|out) +)?(.*)/);
-  const route = { in: connection + ' → server', out: 'server → ' + connection }[direction];
-  return create('li', '', `${time}  ${route ?? connection}  `, create('b', '', title, LF),
-    ...data.split(LF).slice(1).map(row => {
-      const [, hex, name, sense = ''] = row.match(/^ {4}(.{23})  (.{1,25}) ?(.*)/) ?? [, '', row];
-      const field = create('button', 'field', create('code', '', hex.trim()), name.trim());
-      field.onfocus = field.onmouseover = () => { meaning.textContent = name + LF + sense; };
-      field.style.setProperty('--hue', hueOf(name.split(/[=:, ]/)[0]));
-      return field;
-    }));
+  const [[time, connection, direction, title], ...rows] = data.split(LF).map(l => l.split(TAB));
+  if (data.includes(mark)) ours = connection;
+  const who = connection === ours ? connection + ', this page' : connection;
+  const route = { in: who + ' → server', out: 'server → ' + who }[direction] ?? who;
+  return create('li', /^P[IO]NG/.test(title) ? 'ping' : '', `${time}  ${route}  `,
+    create('b', '', title), ...rows.map(row));
 }
 
-function openWire(open) {
-  toggle.ariaExpanded = localStorage.wire = open;
-  wire.hidden = !document.body.classList.toggle('wired', open);
-  source = open ? new EventSource('/trace') : source?.close();
-  if (open) source.onmessage = ({ data }) => addTraced(traced(data));
+function row([bytes, name, meaning]) {  // without a name: a line of a handshake
+  const words = create('p', '', create('span', '', name), create('span', '', meaning));
+  const element = create('div', 'row', create('code', name ? 'field' : '', bytes), words);
+  element.style.setProperty('--hue', hueOf((name || bytes).split(/[=:, ]/)[0]));
+  return element;
 }
-toggle.onclick = () => openWire(!source);
-toggle.hidden = '{{trace}}' !== 'true';
-if (!toggle.hidden) openWire(localStorage.wire !== 'false');
 
-byId('room').textContent = document.title = room;
+/** A hidden tab does not listen: browsers have no more than six connections to a server. */
+function openWire(isOpen) {
+  keep('wire', isOpen);
+  byId('toggle').setAttribute('aria-expanded', isOpen);
+  wire.hidden = !document.body.classList.toggle('wired', isOpen);
+  source?.close();
+  source = isOpen && !(document.hidden && me) ? new EventSource('/trace') : null;
+  if (source) source.onmessage = event => addTraced(traced(event.data));
+}
+
+byId('break').onsubmit = event => {
+  event.preventDefault();
+  fetch('/break', { method: 'POST', body: byId('bytes').value });
+};
+byId('example').onchange = event => { byId('bytes').value = event.target.value; };
+byId('pings').onchange = event => wire.classList.toggle('quiet', !event.target.checked);
+byId('toggle').onclick = () => openWire(wire.hidden);
+
+input.value = kept('unsent ' + room);
+byId('toggle').hidden = !mark;
+if (mark) openWire(kept('wire') !== 'false');
+if (mark) document.onvisibilitychange = () => openWire(!wire.hidden);
+// The wire comes first, so that our own handshake is seen there.
+if (source) await new Promise(done => { source.onopen = source.onerror = done; });
 connect();
+setInterval(wake, 50_000);  // ms: does the connection live, how many are here?
+for (const type of ['online', 'pagehide', 'visibilitychange']) addEventListener(type, wake);
 </script>
 """;
 }

@@ -3056,13 +3056,7 @@ class ChatTest {
             }
 
             /// Of a title: time, connection, direction, title; of a field: bytes, name, meaning.
-            private static List<String> cells(String line) {
-                Matcher cells = Pattern.compile("(\\S+) (#\\d+) +(in|out|) +(.*)"
-                        + "|    (.{23})  (.{1,25}) ?(.*)|    (.*)").matcher(line);
-                assertTrue(cells.matches(), line);
-                return IntStream.rangeClosed(1, 8).mapToObj(cells::group).filter(Objects::nonNull)
-                        .map(String::strip).toList();
-            }
+            private static List<String> cells(String line) { return List.of(line.split("\t", -1)); }
 
             @Override
             public void close() throws IOException { connection.disconnect(); }
@@ -3109,7 +3103,7 @@ class ChatTest {
             try (Socket socket = new Socket(address, port)) {
                 socket.setSoTimeout(PATIENCE * 1000);
                 socket.getOutputStream().write(utf8(request + " HTTP/1.1\r\nHost: " + host
-                        + "\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"));
+                        + "\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n"));
                 var reader = new BufferedReader(new InputStreamReader(socket.getInputStream()));
                 return Integer.parseInt(reader.readLine().split(" ")[1]);
             }
@@ -3145,21 +3139,33 @@ class ChatTest {
         }
 
         @Test
-        @DisplayName("for who watches and reads nothing 1,000 items are kept; he can go on later")
+        @DisplayName("for who watches and reads nothing 1,000 items are kept; the others are counted")
         void whoWatchesAndReadsNothingFillsNoMemory() throws Exception {
-            Field watchers = field(Chat.class, "watchers");
             try (Chat chat = chat("--trace"); var events = new Events(chat.httpPort());
                     Raw raw = Raw.open(chat, "/echo")) {
-                var queue = (Queue<?>) ((Set<?>) watchers.get(chat)).iterator().next();
-                // Until the buffers of his connection are full, and then some more.
-                for (int full = 0, sent = 0; full < 100; sent++) {
-                    assertTrue(sent < 1_000_000, "he still gets more");
-                    raw.text("x").line();
-                    full = queue.size() < Chat.MAX_TRACED ? 0 : full + 1;
+                var watchers = (Set<?>) field(Chat.Web.class, "watchers")
+                        .get(field(Chat.class, "web").get(chat));
+                Object watcher = watchers.iterator().next();
+                var queue = (Queue<?>) field(Chat.Web.Watcher.class, "items").get(watcher);
+                Field gap = field(Chat.Web.Watcher.class, "leftOut");
+                int items = 2;                              // of the handshake
+                for (; (int) gap.get(watcher) < 1000; items += 2) {     // the buffers are full
+                    assertTrue(items < 1_000_000, "the watcher still gets more");
+                    raw.text("x");
+                    while (raw.frame().first() != 0x81) items++;        // a PING
+                    assertTrue(queue.size() <= Chat.Web.MAX_TRACED);
                 }
-                assertEquals(Chat.MAX_TRACED, queue.size());
-                for (String line = ""; !line.contains("later"); line = events.reader.readLine())
-                    if (queue.isEmpty()) raw.text("later").line();
+                int seen = 0, leftOut = 0;
+                while (seen + leftOut < items) {
+                    String title = events.next().get(0).getLast();
+                    Matcher told = Pattern.compile("(\\d+) items were left out: .+").matcher(title);
+                    if (told.matches()) leftOut += Integer.parseInt(told.group(1));
+                    else seen++;
+                }
+                assertEquals(items, seen + leftOut);
+                assertTrue(leftOut >= 1000, "left out: " + leftOut);
+                raw.text("later").line();
+                assertTrue(events.next().toString().contains("later"), "he can go on");
             }
         }
     }
@@ -5596,7 +5602,7 @@ class ChatTest {
             written(chat -> {
                 try (Raw watcher = new Raw(chat.httpPort())) {
                     watcher.ascii("GET /trace HTTP/1.1\r\nHost: localhost:" + chat.httpPort()
-                            + "\r\n\r\n").readHead();
+                            + "\r\nConnection: keep-alive\r\n\r\n").readHead();
                     eventually(true, () -> {        // from the first that is heard on, all are
                         Raw.open(chat, "/echo").close();
                         return watcher.in.available() > 0;
@@ -5990,7 +5996,8 @@ class ChatTest {
                     all.add(guest(wsPort, path));
                 all.add(new Raw(wsPort).ascii("GET / HTTP/1.1\r\nHost: loc"));
                 all.add(new Raw(wsPort));
-                String host = " HTTP/1.1\r\nHost: localhost:" + httpPort + "\r\n\r\n";
+                String host = " HTTP/1.1\r\nHost: localhost:" + httpPort
+                        + "\r\nConnection: keep-alive\r\n\r\n";
                 for (String request : List.of("GET /" + host, "GET /trace" + host, "GET /", ""))
                     all.add(new Raw(httpPort).ascii(request));
                 all.get(7).readHead();
@@ -8037,12 +8044,12 @@ class ChatTest {
             Matcher nonce = Pattern.compile("script-src 'nonce-([^']+)'").matcher(policy);
             assertTrue(nonce.find(), policy);
             assertEquals(("default-src 'none'; script-src 'nonce-%1$s'; style-src 'nonce-%1$s'; "
-                    + "connect-src 'self' ws://localhost:%2$d; img-src data:; base-uri 'none'; "
+                    + "connect-src 'self' ws://*:%2$d; img-src data:; base-uri 'none'; "
                     + "form-action 'none'; frame-ancestors 'none'").formatted(
                     nonce.group(1), chat.webSocketPort()), policy);
             String attribute = " nonce=\"" + nonce.group(1) + "\">";
             assertTrue(page.body().contains("<style" + attribute), "the style's nonce");
-            assertTrue(page.body().contains("<script" + attribute), "the script's nonce");
+            assertTrue(page.body().contains("<script type=\"module\"" + attribute), "the script's nonce");
             assertNotEquals(policy, header(ask("GET", "/chat/tea"), "Content-Security-Policy"));
         }
 
@@ -8084,21 +8091,41 @@ class ChatTest {
 
         @Test void otherPathsAreNotFound() throws Exception {
             for (String path : List.of("/index.html", "/favicon.ico", "/echo", "/chatter", "/CHAT",
-                    "/chat/", "/chat/a/b", "/chat/a%2Fb", "/chat/..%2f", "/chat/a.b", "/chat/a%20b",
+                    "/chat/a/b", "/chat/a%2Fb", "/chat/..%2f", "/chat/a.b", "/chat/a%20b",
                     "/chat/%3Cb%3E", "/chat/%E2%80%AE", "/chat/%00", "/chat/%ff", "/chat/%C0%80",
                     "/chat/" + "x".repeat(65), "/trace")) {
                 var answer = ask("GET", path);
                 assertEquals(404, answer.statusCode(), path);
-                assertEquals("text/plain; charset=utf-8", header(answer, "Content-Type"), path);
+                assertEquals("text/html; charset=utf-8", header(answer, "Content-Type"), path);
                 assertEquals("nosniff", header(answer, "X-Content-Type-Options"), path);
+                assertEquals("default-src 'none'", header(answer, "Content-Security-Policy"));
                 assertEquals("" + utf8(answer.body()).length, header(answer, "Content-Length"),
                         path);
+                assertFalse(answer.body().contains("localhost"), "the inner address");
+                assertTrue(answer.body().contains("1 to 64\nletters, digits, - or _."), "the rule");
+                Matcher link = Pattern.compile("<a href=\"([^\"]+)\">").matcher(answer.body());
+                assertTrue(link.find(), answer.body());
+                assertEquals("/", answer.uri().resolve(link.group(1)).getPath(), path);
             }
             assertEquals(404, ask("POST", "/no").statusCode());
             for (String path : List.of("//", "//chat", "/chat//tea", "/./chat", "/chat/../chat",
                     "*"))
                 assertStatus("40[04]", raw(chat, "GET " + path + " HTTP/1.1", "Host: localhost"),
                         path);
+        }
+
+        @Test void aSlashTooManyLeadsToTheRoomAlsoBehindAPrefix() throws Exception {
+            var client = HttpClient.newBuilder().followRedirects(HttpClient.Redirect.ALWAYS).build();
+            for (String room : List.of("/chat", "/chat/tea", "/chat/%D7%90")) {
+                var answer = ask("GET", room + "/");
+                assertEquals(308, answer.statusCode(), room);
+                URI outside = URI.create("http://chat.example/some/prefix" + room + "/");
+                assertEquals(room, outside.resolve(header(answer, "Location")).getRawPath()
+                        .replace("/some/prefix", ""));
+                var page = client.send(HttpRequest.newBuilder(answer.uri()).build(),
+                        HttpResponse.BodyHandlers.ofString());
+                assertEquals("200 " + room, page.statusCode() + " " + page.uri().getRawPath());
+            }
         }
 
         @Test void onlyItsOwnNamesAreAnsweredOnLoopback() throws Exception {
@@ -8121,50 +8148,115 @@ class ChatTest {
                     + answer.lines().findFirst());
         }
 
-        @Test void thePolicyNamesTheHostThatWasAskedFor() throws Exception {
-            String answer = raw(chat, "GET /chat HTTP/1.1", "Host: 127.0.0.1:" + chat.httpPort());
-            assertTrue(answer.contains("connect-src 'self' ws://127.0.0.1:%d;".formatted(
-                    chat.webSocketPort())), answer);
-            assertTrue(answer.contains("'" + chat.webSocketPort() + "'"),
-                    "the page learns the port");
+        @Test void thePolicyAllowsThePortAtAnyHostAsAProxyMayHideIt() throws Exception {
+            try (Chat behind = chat("--origin=https://chat.example")) {
+                for (String host : List.of("chat.example", "localhost:" + behind.httpPort(),
+                        "127.0.0.1", "[::1]:" + behind.httpPort())) {
+                    String answer = raw(behind, "GET /chat HTTP/1.1", "Host: " + host);
+                    assertTrue(answer.startsWith("HTTP/1.1 200 "), answer);
+                    assertTrue(answer.contains("connect-src 'self' ws://*:%d;".formatted(
+                            behind.webSocketPort())), answer);
+                    assertTrue(answer.contains("'http:" + behind.httpPort() + "'")
+                            && answer.contains("':" + behind.webSocketPort() + "'"),
+                            "the page learns both ports");
+                }
+            }
         }
 
-        @Test void behindAProxyThePageUsesOnePortForBoth() throws Exception {
-            try (Chat behind = chat("--origin=https://chat.example")) {
-                String answer = raw(behind, "GET /chat HTTP/1.1", "Host: chat.example");
-                assertTrue(answer.startsWith("HTTP/1.1 200 "), answer);
-                assertTrue(answer.matches("(?s).*connect-src 'self' ?;.*"), answer);
-                assertFalse(answer.contains("'" + behind.webSocketPort() + "'"));
+        @Test void aPublicUrlIsWhatThePageDials() throws Exception {
+            try (Chat behind = chat("--public-url=wss://chat.example:8443/inner/")) {
+                String answer = raw(behind, "GET /chat/tea HTTP/1.1", "Host: localhost");
+                assertTrue(answer.contains("'wss://chat.example:8443/inner/chat/tea'"), answer);
+                assertTrue(answer.contains("connect-src 'self' wss:;"), answer);
             }
+        }
+
+        @Test void aWebSocketAtThePagesPortIsToldTheRightOne() throws Exception {
+            for (String host : List.of("localhost", "localhost:28001")) {
+                String answer = raw(chat, "GET /chat HTTP/1.1", "Host: " + host,
+                        "Upgrade: websocket", "Sec-WebSocket-Version: 13",
+                        "Sec-WebSocket-Key: " + KEY);
+                assertStatus("426", answer, host);
+                assertTrue(answer.toLowerCase(Locale.ROOT).contains("\r\nupgrade: websocket"), answer);
+                assertTrue(answer.contains("WebSockets are at port " + chat.webSocketPort()), answer);
+            }
+            assertStatus("403", raw(chat, "GET /chat HTTP/1.1", "Host: evil.example",
+                    "Upgrade: websocket"), "another's name");
+        }
+
+        @Test void withoutScriptsItSaysSoAndTheTabHasAnIcon() throws Exception {
+            String page = ask("GET", "/").body();
+            assertTrue(page.contains("<noscript>This chat needs JavaScript.</noscript>"));
+            assertTrue(page.contains("<link rel=\"icon\" href=\"data:image/svg+xml,<svg"));
+        }
+
+        /// Nothing that browsers of 2023 lack, except where a plain value stands before it.
+        @Test void browsersOf2023CanShowIt() throws Exception {
+            String page = ask("GET", "/").body();
+            for (String young : List.of("light-dark(", "canParse", ":has(", "ariaExpanded",
+                    "Object.groupBy", "Promise.withResolvers", "@starting-style", ".findLast"))
+                assertFalse(page.contains(young), young);
+            assertTrue(page.contains("height: 100vh; height: 100dvh;"));
+            assertTrue(page.contains("content: \"● \"; content: \"● \" / \"\";"));
+        }
+
+        /// The headers of a browser at this machine, with nothing between.
+        private static String near(Chat chat, String... more) {
+            return String.join("\r\n", Stream.concat(Stream.of("Host: localhost:" + chat.httpPort(),
+                    "Connection: keep-alive"), Stream.of(more)).toList()) + "\r\n";
+        }
+
+        /// The status and the body of an answer that has a length.
+        private static String answer(Chat chat, String request, String headers, String body)
+                throws Exception {
+            try (Raw raw = new Raw(chat.httpPort())) {
+                String head = raw.ascii(request + " HTTP/1.1\r\n" + headers + "Content-Length: "
+                        + body.length() + "\r\n\r\n" + body).readHead();
+                Matcher length = Pattern.compile("(?i)Content-Length: (\\d+)").matcher(head);
+                int count = length.find() ? Integer.parseInt(length.group(1)) : 0;
+                return head.split(" ")[1] + " " + new String(raw.read(count), "UTF-8");
+            }
+        }
+
+        private static void assertStarts(String start, String answer, String message) {
+            assertTrue(answer.startsWith(start), () -> message + ": " + answer);
+        }
+
+        /// Watches /trace.
+        private static BufferedReader watch(Chat chat, Raw raw) throws Exception {
+            String head = raw.ascii("GET /trace HTTP/1.1\r\n" + near(chat) + "\r\n").readHead();
+            assertStatus("200", head, "/trace");
+            assertTrue(head.toLowerCase(Locale.ROOT).contains(
+                    "\r\ncontent-type: text/event-stream"), head);
+            var lines = new BufferedReader(new InputStreamReader(raw.in, "UTF-8"));
+            while (!lines.readLine().startsWith(":")) continue;        // now it is watching
+            return lines;
         }
 
         @Test void theWireIsServedOnlyWithTraceAndNeverTracesItself() throws Exception {
             assertEquals(404, ask("GET", "/trace").statusCode());
+            assertStarts("404 ", answer(chat, "GET /trace", near(chat), ""), "without --trace");
+            assertStarts("404 ", answer(chat, "POST /break", near(chat), ""), "without --trace");
             try (Chat traced = chat("--trace"); Raw watcher = new Raw(traced.httpPort());
                     Raw member = new Raw(traced.webSocketPort())) {
-                watcher.ascii("GET /trace HTTP/1.1\r\nHost: localhost:" + traced.httpPort()
-                        + "\r\n\r\n");
-                String head = watcher.readHead().toLowerCase(Locale.ROOT);
-                assertStatus("200", head.replace("http/", "HTTP/"), "/trace");
-                assertTrue(head.contains("\r\ncontent-type: text/event-stream"), head);
-                var lines = new BufferedReader(new InputStreamReader(watcher.in, "UTF-8"));
-                while (!lines.readLine().startsWith(":")) continue;        // now it is watching
+                BufferedReader lines = watch(traced, watcher);
                 member.shakeHands("/echo").text("\t\n\r\ndata: forged\u001b[31m\u2028");
                 var seen = new ArrayList<String>();
                 // until both the message and its echo were shown
                 while (seen.stream().filter(line -> line.contains("TEXT frame")).count() < 2)
                     seen.add(lines.readLine());
                 String all = String.join("\n", seen),
-                        time = "\ndata: \\d\\d:\\d\\d:\\d\\d[.]\\d{3}";
-                for (String expected : List.of(time + " #\\d+ +in  the opening handshake",
-                        time + " #\\d+ +in  TEXT frame", time + " #\\d+ +out TEXT frame",
-                        "\ndata:     37 fa 21 3d {14}masking key "))
+                        time = "\ndata: \\d\\d:\\d\\d:\\d\\d[.]\\d{3}\t#\\d+\t";
+                for (String expected : List.of(time + "in\tthe opening handshake",
+                        time + "in\tTEXT frame", time + "out\tTEXT frame",
+                        "\ndata: 37 fa 21 3d\tmasking key\t"))
                     assertTrue(Pattern.compile(expected).matcher(all).find(), expected + " in "
                             + all);
                 assertFalse(all.contains("/trace"), all);
                 // chunk sizes, comments, titles and rows; nothing else, whatever clients send
                 for (String line : seen)
-                    assertTrue(line.matches("[0-9a-f]*|:.*|data: (\\d\\d:|    )[^\t\u001b]*"),
+                    assertTrue(line.matches("[0-9a-f]*|:.*|data: \\d\\d:[^\t\u001b]*\t#\\d+\t"
+                            + "(in|out|)\t[^\t\u001b]*|data: [^\t\u001b]*(\t[^\t\u001b]*){2}"),
                             line);
                 assertTrue(seen.stream().noneMatch(line -> line.startsWith("data: forged")), all);
             }
@@ -8174,8 +8266,85 @@ class ChatTest {
             try (Chat traced = chat("--trace")) {
                 assertStatus("403", raw(traced, "GET /trace HTTP/1.1", "Host: evil.example"),
                         "name");
-                assertStatus("405", raw(traced, "POST /trace HTTP/1.1", "Host: localhost:"
-                        + traced.httpPort()), "POST");
+                assertStarts("405 ", answer(traced, "POST /trace", near(traced), ""), "POST");
+                assertStarts("405 ", answer(traced, "GET /break", near(traced), ""), "GET");
+            }
+        }
+
+        @Test void theWireAndTheBrokenRuleAreOnlyForABrowserAtThisMachine() throws Exception {
+            try (Chat traced = chat("--trace", "--origin=https://chat.example")) {
+                String own = "http://localhost:" + traced.httpPort();
+                for (String headers : List.of(near(traced), near(traced, "Origin: " + own,
+                        "Sec-Fetch-Site: same-origin"))) {
+                    assertStarts("200 ", answer(traced, "GET /trace", headers, ""), headers);
+                    assertStarts("400 ", answer(traced, "POST /break", headers, ""), headers);
+                    assertTrue(answer(traced, "GET /", headers, "").contains("'?page="), headers);
+                }
+                for (String header : List.of("Origin: https://chat.example", "Origin: null",
+                        "Origin: http://localhost:1", "Sec-Fetch-Site: cross-site",
+                        "Sec-Fetch-Site: same-site", "Sec-Fetch-Site: none")) {
+                    String headers = near(traced, header);
+                    assertStarts("404 ", answer(traced, "GET /trace", headers, ""), header);
+                    assertStarts("404 ", answer(traced, "POST /break", headers, ""), header);
+                }
+                var far = Stream.of("X-Forwarded-For: 127.0.0.1", "X-Real-IP: 127.0.0.1",
+                        "X-Forwarded-Host: localhost", "X-Forwarded-Proto: https", "Via: 1.1 proxy",
+                        "Forwarded: for=127.0.0.1").map(header -> near(traced, header))
+                        .collect(Collectors.toCollection(ArrayList::new));
+                // nginx without any headers of its own, and who comes by another port
+                far.add(near(traced).replace("keep-alive", "close"));
+                far.add(near(traced).replaceFirst("Connection.*\r\n", ""));
+                far.add("Host: chat.example\r\nConnection: keep-alive\r\n");
+                far.add("Host: localhost:1\r\nConnection: keep-alive\r\n");
+                for (String headers : far) {
+                    assertStarts("404 ", answer(traced, "GET /trace", headers, ""), headers);
+                    assertStarts("404 ", answer(traced, "POST /break", headers, ""), headers);
+                    String page = answer(traced, "GET /", headers, "");
+                    assertTrue(page.startsWith("200 ") && !page.contains("'?page="), headers);
+                }
+            }
+        }
+
+        @Test void eachExampleOfABrokenRuleBreaksItsRule() throws Exception {
+            Matcher example = Pattern.compile("<option value=\"([0-9a-f ]+)\">(.+)")
+                    .matcher(ask("GET", "/").body());
+            var outcome = new LinkedHashMap<String, String>();
+            try (Chat traced = chat("--trace"); Raw watcher = new Raw(traced.httpPort())) {
+                BufferedReader lines = watch(traced, watcher);
+                while (example.find()) {
+                    assertStarts("200 ", answer(traced, "POST /break", near(traced),
+                            example.group(1)), example.group(2));
+                    String line = lines.readLine();
+                    while (!line.contains("\trefused with")) line = lines.readLine();
+                    String refusal = line.replaceFirst(".*\trefused with (\\d+).*(\\(§.*\\)).*", "$1 $2");
+                    while (!line.contains("\tout\tCLOSE frame")) line = lines.readLine();
+                    outcome.put(example.group(2).replace("</select>", ""), refusal);
+                }
+            }
+            assertEquals(Map.of("a frame without a mask", "1002 (§5.1)",
+                    "a reserved bit", "1002 (§5.2)", "a CLOSE with code 1005", "1002 (§7.4)",
+                    "a fragment without a beginning", "1002 (§5.4)",
+                    "text that is no UTF-8", "1007 (§8.1)"), outcome);
+        }
+
+        @Test void toBreakARuleIsBoundedAndOneAtATime() throws Exception {
+            try (Chat traced = chat("--trace", "--host=0.0.0.0"); Raw ada = Raw.open(traced, "/",
+                    PRESENCE)) {
+                ada.line();
+                for (String wrong : List.of("", "8", "81 0", "hello", "é"))
+                    assertStarts("400 ", answer(traced, "POST /break", near(traced), wrong), wrong);
+                String most = "88 80 00 00 00 00 ".repeat(50);
+                assertStarts("200 ", answer(traced, "POST /break", near(traced), most), "300 bytes");
+                assertStarts("413 ", answer(traced, "POST /break", near(traced), most + "81"), "301");
+                // a whole PING is answered and breaks nothing, so the server waits for a moment
+                var ping = new FutureTask<>(() -> answer(traced, "POST /break", near(traced),
+                        "89 80 00 00 00 00"));
+                Thread.startVirtualThread(ping);
+                eventually(true, () -> ping.isDone() || answer(traced, "POST /break",
+                        near(traced), "8800").startsWith("503 One at a time"));
+                assertStarts("200 ", ping.get(PATIENCE, TimeUnit.SECONDS), "a PING");
+                eventually("200 ", () -> answer(traced, "POST /break", near(traced), "8800")
+                        .substring(0, 4));
             }
         }
     }
@@ -8249,8 +8418,8 @@ class ChatTest {
         @Test void twoTabsSeeEachOthersLinesNamesAndLeavings() throws Exception {
             Browser.Tab first = join(chat, "two"), second = join(chat, "two");
             String one = name(first), two = name(second);
-            first.until("ui.people.textContent === ' with 2 people'");
-            second.until("ui.people.textContent === ' with 2 people'");
+            first.until("ui.people.textContent === ', 2 here'");
+            second.until("ui.people.textContent === ', 2 here'");
             assertEquals("two", first.ask("document.querySelector('h1').textContent"));
             assertEquals("two", first.ask("document.title"));
             first.say("hello");
@@ -8266,7 +8435,7 @@ class ChatTest {
             assertEquals(one + ": hello", first.ask("document.querySelector('.own').textContent"));
             second.close();
             first.until(LINES + ".endsWith(' .... ada has left.')");
-            first.until("ui.people.textContent === ', alone'");
+            first.until("ui.people.textContent === ', 1 here'");
         }
 
         @Test void enterSendsAndNothingEmptyIsSent() throws Exception {
@@ -8373,7 +8542,7 @@ class ChatTest {
             tab.until(LINES + ".includes('Connection lost: the server is stopping.')");
             try (Chat after = again(before); Raw raw = Raw.open(after, "/chat/back")) {
                 tab.until("ui.state.textContent === 'connected as ada'");      // and not user-N
-                tab.until("ui.people.textContent === ' with 2 people'");
+                tab.until("ui.people.textContent === ', 2 here'");
                 assertEquals("typed before", tab.ask("ui.input.value"));
                 tab.press("Enter", 13);
                 while (!raw.line().equals("ada: typed before")) continue;
@@ -8553,12 +8722,12 @@ class ChatTest {
                 assertEquals(people, tab.ask("ui.people.textContent"));
             }
             assertEquals("undefined", tab.ask("typeof hacked"));
-            assertEquals("A BDI LI", tab.ask("[...new Set([...log.querySelectorAll('*')]"
+            assertEquals("A BDI LI", tab.ask("[...new Set([...ui.log.querySelectorAll('*')]"
                     + ".map(element => element.tagName))].sort().join(' ')"));
             assertEquals("https://a.example/", tab.ask(
-                    "[...log.querySelectorAll('a')].map(link => link.href).join(' ')"));
+                    "[...ui.log.querySelectorAll('a')].map(link => link.href).join(' ')"));
             // a message can turn its own direction of writing, not that of what is beside it
-            assertEquals("isolate", tab.ask("[...new Set([...log.querySelectorAll('bdi')]"
+            assertEquals("isolate", tab.ask("[...new Set([...ui.log.querySelectorAll('bdi')]"
                     + ".map(element => getComputedStyle(element).unicodeBidi))].join()"));
             assertEquals("", tab.ask("violations.join()"));
             for (String path : List.of("/chat/%3Cscript%3E", "/chat/%E2%80%AE", "/chat/a%00"))
@@ -8586,7 +8755,7 @@ class ChatTest {
             tab.until("document.title === 'links' && " + CONNECTED);
             tab.ask("void history.forward()");
             tab.until("document.title === 'links-2' && " + CONNECTED);
-            tab.until("ui.people.textContent === ', alone'");
+            tab.until("ui.people.textContent === ', 1 here'");
         }
 
         @Test void twoThousandLinesLeaveItResponsiveAndBounded() throws Exception {
@@ -8687,7 +8856,7 @@ class ChatTest {
         @Test void itCanBeUsedByKeyboardAndByEar() throws Exception {
             Browser.Tab tab = join(chat, "ear");
             assertEquals("log messages message status alert",
-                    tab.ask("[ui.log.role, ui.log.ariaLabel, "
+                    tab.ask("[ui.messages.role, ui.messages.ariaLabel, "
                     + "ui.input.ariaLabel, ui.state.role, ui.hint.role].join(' ')"));
             tab.press("Tab", 9);
             assertEquals("send", tab.ask("document.activeElement.id"));
@@ -8696,25 +8865,272 @@ class ChatTest {
             assertEquals("0", tab.ask("document.getAnimations().length"));
         }
 
+        // -- nothing untrue, nothing lost --
+
+        /// Before each page: waits of a second or more take one second.
+        private static final String IN_A_HURRY = """
+                const realTimeout = window.setTimeout, realInterval = window.setInterval;
+                window.setTimeout = (task, delay) => realTimeout(task, Math.min(delay, 1000));
+                window.setInterval = (task, delay) => realInterval(task, Math.min(delay, 1000));
+                """;
+
+        @Test void aConnectionThatDiedIsNoticedThoughNobodyTypes() throws Exception {
+            Browser.Tab tab = browser.open("about:blank", IN_A_HURRY, """
+                    const { send } = WebSocket.prototype;
+                    WebSocket.prototype.send = function (line) {
+                      if (!window.dead) send.call(this, line);
+                    };""");
+            tab.navigate(room(chat, "silent"));
+            tab.until(CONNECTED);
+            tab.ask("window.dead = true");
+            tab.until("ui.state.textContent.startsWith('connection lost')");
+            tab.ask("window.dead = false");
+            tab.until(CONNECTED);
+        }
+
+        @Test void whoIsImpatientDoesNotWaitLonger() throws Exception {
+            Chat stopped = mortal();
+            Browser.Tab tab;
+            try (stopped) {
+                tab = join(stopped, "impatient");
+            }
+            tab.type("soon");
+            for (int i = 0; i < 8; i++) {
+                tab.until("ui.state.textContent.includes('trying again in')");
+                tab.press("Enter", 13);
+            }
+            tab.until("ui.state.textContent.includes('trying again in')");
+            assertTrue(tab.ask("ui.state.textContent").matches(".*trying again in [12] s"));
+            assertEquals("soon", tab.ask("ui.input.value"));
+        }
+
+        @Test void theNameComesBackWhenOnesOwnGhostHasGone() throws Exception {
+            Browser.Tab tab = join(chat, "ghost");
+            tab.say("/nick grace");
+            tab.until("ui.state.textContent === 'connected as grace'");
+            // the page believes that it was cut off, while the server doesn't know yet
+            tab.ask("sockets[0].dispatchEvent(new CloseEvent('close', { code: 1006 }))");
+            tab.ask("sockets[0].close = () => {}");
+            try (Raw ghost = Raw.open(chat, "/chat/ghost-2")) {
+                ghost.text("/nick dora").line();
+                Browser.Tab other = browser.open("about:blank",
+                        "sessionStorage.setItem('name', 'dora');");
+                other.navigate(room(chat, "ghost-2"));
+                other.until(LINES + ".includes('dora') && /as user-/.test(ui.state.textContent)");
+                ghost.bye();
+                other.until("ui.state.textContent === 'connected as dora'");
+            }
+        }
+
+        @Test void theNameAndWhatIsUnsentSurviveAReload() throws Exception {
+            Browser.Tab tab = join(chat, "keep");
+            tab.say("/nick keeper");
+            tab.until("ui.state.textContent === 'connected as keeper'");
+            tab.type("half a line");
+            tab.ask("window.old = true");
+            tab.send("Page.reload", "{}");
+            tab.until("!window.old && ui.state.textContent === 'connected as keeper'");
+            assertEquals("half a line", tab.ask("ui.input.value"));
+            tab.navigate(room(chat, "keep-2"));
+            tab.until("document.title === 'keep-2' "
+                    + "&& ui.state.textContent === 'connected as keeper'");
+            assertEquals("", tab.ask("ui.input.value"), "that was for another room");
+            tab.ask("void history.back()");
+            tab.until("document.title === 'keep' && ui.state.textContent === 'connected as keeper'");
+            assertEquals("half a line", tab.ask("ui.input.value"));
+        }
+
+        @Test void withBlockedStorageAllElseWorks() throws Exception {
+            try (Chat traced = chat("--trace")) {
+                Browser.Tab tab = browser.open("about:blank", """
+                        for (const storage of ['localStorage', 'sessionStorage'])
+                          Object.defineProperty(window, storage, { get() {
+                            throw new DOMException('blocked', 'SecurityError'); } });""");
+                tab.navigate(room(traced, "blocked"));
+                tab.until(CONNECTED + " && document.title === 'blocked' && !ui.wire.hidden");
+                tab.say("/nick ada");
+                tab.until("ui.state.textContent === 'connected as ada'");
+            }
+        }
+
+        @Test void escapeCanBeTakenBack() throws Exception {
+            Browser.Tab tab = join(chat, "escape");
+            tab.type("a long draft");
+            tab.press("Escape", 27);
+            assertEquals("", tab.ask("ui.input.value"));
+            tab.press("ArrowUp", 38);
+            assertEquals("a long draft", tab.ask("ui.input.value"));
+        }
+
+        private static void pressShift(Browser.Tab tab, String key, int code) throws Exception {
+            tab.send("Input.dispatchKeyEvent", ("{'type':'rawKeyDown','key':'%s','code':'%s',"
+                    + "'modifiers':8,'windowsVirtualKeyCode':%d}").formatted(key, key, code)
+                    .replace('\'', '"'));
+        }
+
+        @Test void shiftEnterBreaksTheLineAndOtherModifiersAreTheBrowsers() throws Exception {
+            Browser.Tab tab = join(chat, "shift");
+            tab.type("one");
+            pressShift(tab, "Enter", 13);
+            tab.type("two");
+            assertEquals("one⏎two", tab.ask("ui.input.value"));
+            tab.press("Enter", 13);
+            tab.until("document.querySelector('.text')?.textContent === 'one\\ntwo'");
+            tab.say("last");
+            pressShift(tab, "ArrowUp", 38);
+            assertEquals("", tab.ask("ui.input.value"));
+        }
+
+        @Test void whereThereIsNoConnectionItSaysWhatItTried() throws Exception {
+            try (Chat full = chat("--max-connections=1"); Raw only = Raw.open(full, "/echo")) {
+                Browser.Tab tab = browser.open(room(full, "full"));
+                tab.until("/^no connection, trying again in [0-9]+ s$/.test(ui.state.textContent)");
+                tab.until(LINES + ".includes('No answer from ws://localhost:" + full.webSocketPort()
+                        + "/chat/full: down, full or blocked? See --public-url')");
+                only.bye();
+                tab.until(CONNECTED);
+                tab.until(LINES + ".endsWith(' has joined.')");
+                assertEquals("2", tab.ask(LINES + ".split('|').length"), "said once");
+            }
+        }
+
+        @Test void whoComesAndGoesIsNotUnread() throws Exception {
+            Browser.Tab tab = join(chat, "unread");
+            try (Raw raw = Raw.open(chat, "/chat/unread")) {
+                for (int i = 0; i < 60; i++) raw.text("line " + i);
+                tab.until(LINES + ".endsWith(': line 59')");
+                tab.ask("new Promise(done => "
+                        + "{ ui.log.onscrollend = done; ui.log.scrollTop = 0; })");
+                Raw.open(chat, "/chat/unread").close();
+                tab.until(LINES + ".endsWith(' has left.')");
+                assertEquals("true unread", tab.ask("ui.more.hidden + ' ' + document.title"));
+                raw.text("news");
+                tab.until("ui.more.textContent === '1 new' && !ui.more.hidden");
+            }
+        }
+
+        // -- for everybody --
+
+        @Test void axeFindsNothingInBothSchemesWithAndWithoutThePane() throws Exception {
+            assumeTrue(Files.exists(Browser.AXE), "axe-core could not be had");
+            try (Chat traced = chat("--trace"); Raw raw = Raw.open(traced, "/chat/axe")) {
+                for (String scheme : List.of("light", "dark")) {
+                    Browser.Tab tab = join(traced, "axe");
+                    tab.send("Emulation.setEmulatedMedia",
+                            ("{'features':[{'name':'prefers-color-scheme',"
+                            + "'value':'" + scheme + "'}]}").replace('\'', '"'));
+                    raw.text("see https://example.org/");
+                    tab.say("mine");
+                    tab.say("/who");
+                    tab.until(LINES + ".includes(' here: ') && ui.frames.childElementCount > 5");
+                    assertEquals("", tab.barriers(), scheme);
+                    tab.ask("ui.toggle.click()");
+                    assertEquals("", tab.barriers(), scheme + ", without the pane");
+                    tab.close();
+                }
+            }
+        }
+
+        @Test void withForcedColoursAllHasItsShape() throws Exception {
+            try (Chat traced = chat("--trace")) {
+                Browser.Tab tab = join(traced, "forced");
+                tab.say("mine");
+                tab.until("document.querySelector('.text') !== null");
+                tab.send("Emulation.setEmulatedMedia",
+                        "{\"features\":[{\"name\":\"forced-colors\",\"value\":\"active\"}]}");
+                assertEquals("", tab.ask("""
+                        [...document.querySelectorAll('.text, button, input:not([type]), select')]
+                          .filter(element => {
+                            const { borderTopWidth, borderTopStyle, borderTopColor } =
+                              getComputedStyle(element);
+                            return borderTopWidth !== '1px' || borderTopStyle !== 'solid'
+                              || borderTopColor === 'rgba(0, 0, 0, 0)';
+                          }).map(element => element.outerHTML).join()"""));
+            }
+        }
+
+        @Test void theBrowsersFontSizeCountsForAllThatIsRead() throws Exception {
+            try (Chat traced = chat("--trace")) {
+                Browser.Tab tab = join(traced, "font");
+                tab.say("mine");
+                tab.until("document.querySelector('.text') !== null"
+                        + " && document.querySelector('code') !== null");
+                String size = "['.text', '.notice', '#chat-input', '#status', 'code'].map(one => "
+                        + "parseFloat(getComputedStyle(document.querySelector(one)).fontSize))";
+                String before = tab.ask(size + ".map(pixels => 2 * pixels)");
+                tab.ask("document.documentElement.style.fontSize = '32px'");
+                assertEquals(before, tab.ask(size));
+            }
+        }
+
+        @Test void aNameStandsAtItsBubbleInEachDirectionOfWriting() throws Exception {
+            Browser.Tab tab = join(chat, "direction");
+            tab.resize(1000, 700);
+            assertEquals("auto", tab.ask("ui.input.dir"));
+            try (Raw raw = Raw.open(chat, "/chat/direction")) {
+                raw.text("/nick \u05dc\u05d0\u05d4").text("hello");
+                tab.until("document.querySelector('.said') !== null");
+                double gap = Double.parseDouble(tab.ask("""
+                        document.querySelector('.name').getBoundingClientRect().left
+                          - document.querySelector('.text').getBoundingClientRect().left"""));
+                assertTrue(Math.abs(gap) < 20, gap + " px apart");
+            }
+        }
+
+        @Test void theTimeIsSeenWhereTheMinuteChanges() throws Exception {
+            Browser.Tab tab = join(chat, "time");
+            for (int i = 0; i < 3; i++) tab.say("line " + i);
+            tab.until(LINES + ".endsWith(': line 2')");
+            assertTrue(tab.ask("getComputedStyle(document.querySelector('li'), '::before').content")
+                    .matches("\".*20\\d\\d.*\\d:\\d\\d.*\""));
+            assertTrue(Integer.parseInt(tab.ask("document.querySelectorAll('[data-time]').length"))
+                    < 3);
+        }
+
+        @Test void theDotBesideTheStateIsNotReadAloud() throws Exception {
+            Browser.Tab tab = join(chat, "dot");
+            assertEquals("\"● \" / \"\"", tab.ask(
+                    "getComputedStyle(ui.status, '::before').content"));
+        }
+
+        @Test void noticesAreCentredAndBubblesLeaveRoomOnSmallScreens() throws Exception {
+            Browser.Tab tab = join(chat, "small");
+            tab.resize(320, 640);
+            tab.say("w".repeat(200));
+            tab.until("document.querySelector('.own') !== null");
+            assertEquals("center",
+                    tab.ask("getComputedStyle(document.querySelector('.notice')).textAlign"));
+            double share = Double.parseDouble(tab.ask("""
+                    document.querySelector('.text').getBoundingClientRect().width
+                      / document.querySelector('.said').getBoundingClientRect().width"""));
+            assertTrue(share < .89, "share of the width: " + share);
+        }
+
+        // -- the bytes on the wire --
+
+        private static final String ITEMS =
+                "[...ui.frames.querySelectorAll('li')].map(item => item.innerText)";
+
         @Test void theWireShowsEachFrameAndWhatItsBytesMean() throws Exception {
             try (Chat traced = chat("--trace", "--no-deflate")) {
                 Browser.Tab tab = join(traced, "wire");
-                tab.until("traces.at(-1).readyState === 1");
                 tab.say("hello");
                 // its own masked frame, and the line that goes out to all
-                String items = "[...ui.frames.querySelectorAll('li')].map(item => item.innerText)";
-                tab.until(items + ".some(item => /#[0-9]+ → server {2}TEXT frame/.test(item)"
-                        + " && item.includes('masking key') && item.includes('68 65 6c 6c 6f'))");
-                tab.until(items + ".some(item => /server → #[0-9]+ {2}TEXT frame/.test(item)"
+                tab.until(ITEMS + ".some(item => /#[0-9]+, this page → server/.test(item)"
+                        + " && item.includes('TEXT frame') && item.includes('masking key')"
+                        + " && item.includes('68 65 6c 6c 6f') && item.includes('\"hello\"')"
+                        + " && item.includes('(§5.3)'))");
+                tab.until(ITEMS + ".some(item => /server → #[0-9]+, this page/.test(item)"
                         + " && item.includes('6c 6c 6f'))");
-                tab.ask("[...ui.frames.querySelectorAll('.field')].findLast("
-                        + "field => field.textContent.includes('masking key')).focus()");
-                assertTrue(tab.ask("ui.meaning.textContent").contains("(§5.3)"));
-                tab.ask("[...ui.frames.querySelectorAll('.field')].findLast("
-                        + "field => field.textContent.includes('payload'))"
-                        + ".dispatchEvent(new MouseEvent('mouseover'))");
-                assertTrue(tab.ask("ui.meaning.textContent").startsWith("payload"));
+                tab.ask("window.dispatchEvent(new Event('online'))");
+                tab.until(ITEMS + ".some(item => item.includes('asked by the page itself'))");
+                assertEquals("0 TEXT", tab.ask("""
+                        ui.frames.querySelectorAll('a, button, input, [tabindex]').length + ' '
+                          + (getSelection().selectAllChildren(ui.frames),
+                            getSelection().toString().match('TEXT')[0])"""), "tab stops, selection");
                 try (Raw raw = Raw.open(traced, "/chat/wire")) {
+                    assertTrue(tab.ask(ITEMS + ".filter(item => item.includes('this page'))"
+                            + ".every(item => !item.includes('/chat/wire HTTP'))").equals("true"));
                     for (int i = 0; i < 300; i++) raw.text("many");
                     tab.until(LINES + ".split('many').length > 300");
                 }
@@ -8728,6 +9144,225 @@ class ChatTest {
                 tab.ask("ui.toggle.click()");
                 tab.until("!ui.wire.hidden && traces.at(-1).readyState === 1");
             }
+        }
+
+        @Test void itsOwnHandshakeIsTheFirstThingInThePane() throws Exception {
+            try (Chat traced = chat("--trace")) {
+                for (int i = 0; i < 6; i++) {
+                    Browser.Tab tab = join(traced, "own");
+                    tab.until("ui.frames.childElementCount > 2");
+                    String first = tab.ask(ITEMS + "[0]");
+                    assertTrue(first.contains(", this page → server")
+                            && first.contains("GET /chat/own?page="), first);
+                    tab.close();
+                }
+            }
+        }
+
+        @Test void aHiddenTabLeavesTheWireToOthersAndComesBackToIt() throws Exception {
+            try (Chat traced = chat("--trace")) {
+                Browser.Tab tab = join(traced, "hidden");
+                tab.ask("void 0");
+                String hide = """
+                        Object.defineProperty(document, 'hidden', { value: %s,
+                                configurable: true }),
+                        document.dispatchEvent(new Event('visibilitychange', { bubbles: true }))""";
+                tab.ask(hide.formatted(true));
+                assertEquals("1 2", tab.ask("traces.length + ' ' + traces[0].readyState"));
+                tab.ask(hide.formatted(false));
+                tab.until("traces.length === 2 && traces[1].readyState === 1");
+                tab.say("again");
+                tab.until(ITEMS + ".some(item => item.includes('again'))");
+            }
+        }
+
+        @Test void pingsCanBeHidden() throws Exception {
+            try (Chat traced = chat("--trace"); Raw raw = Raw.open(traced, "/echo")) {
+                Browser.Tab tab = join(traced, "pings");
+                raw.frame(0x89, utf8("x")).frame();
+                tab.until("document.querySelectorAll('.ping').length === 2");
+                String heights = "[...document.querySelectorAll('.ping')].map("
+                        + "item => item.offsetHeight > 0).join()";
+                assertEquals("true,true", tab.ask(heights));
+                tab.ask("ui.pings.click()");
+                assertEquals("false,false", tab.ask(heights));
+                tab.ask("ui.pings.click()");
+                assertEquals("true,true", tab.ask(heights));
+            }
+        }
+
+        @Test void aRuleCanBeBrokenOnPurposeAndTheAnswerIsSeen() throws Exception {
+            try (Chat traced = chat("--trace")) {
+                Browser.Tab tab = join(traced, "rules");
+                tab.ask("ui.example.selectedIndex = 1, "
+                        + "ui.example.dispatchEvent(new Event('change'))");
+                assertEquals("81 05 48 65 6c 6c 6f", tab.ask("ui.bytes.value"));
+                tab.ask("ui.bytes.form.requestSubmit()");
+                tab.until(ITEMS + ".some(item => item.includes('refused with 1002: a client must mask "
+                        + "its frames (§5.1)') && item.includes('81 05 48 65 6c 6c 6f'))");
+                tab.until(ITEMS + ".some(item => /server → #[0-9]+ /.test(item)"
+                        + " && item.includes('CLOSE frame') && item.includes('1002 (§7.4)'))");
+                assertEquals("1", tab.ask(LINES + ".split(' has joined.').length - 1"),
+                        "nobody is disturbed");
+                assertTrue(tab.ask("ui.state.textContent").startsWith("connected as"));
+            }
+        }
+
+        // -- behind anything --
+
+        private static Program proxy(int port, Path folder, String... command) throws Exception {
+            var proxy = new Program(folder, command);
+            eventually(true, () -> {
+                try (Socket socket = new Socket("127.0.0.1", port)) {
+                    return socket.isConnected();
+                } catch (ConnectException notYet) {
+                    assertTrue(proxy.process.isAlive(), proxy.err::toString);
+                    return false;
+                }
+            });
+            return proxy;
+        }
+
+        @Test void nginxMayRewriteHostAndStripAPrefix() throws Exception {
+            assumeInstalled("nginx");
+            int port = freePort();
+            Path folder = temporary();
+            try (Chat behind = chat("--trace", "--origin=http://localhost:" + port)) {
+                Files.writeString(folder.resolve("nginx.conf"), """
+                        daemon off; master_process off; pid nginx.pid; error_log stderr;
+                        events { }
+                        http {
+                            access_log off;
+                            client_body_temp_path a; proxy_temp_path b; fastcgi_temp_path c;
+                            uwsgi_temp_path d; scgi_temp_path e;
+                            map $http_upgrade $chat_port { default %d; "" %d; }
+                            server {
+                                listen 127.0.0.1:%d;
+                                location /app/ {
+                                    rewrite ^/app(/.*)$ $1 break;
+                                    proxy_pass http://127.0.0.1:$chat_port;
+                                    proxy_http_version 1.1;
+                                    proxy_set_header Upgrade $http_upgrade;
+                                    proxy_set_header Connection upgrade;
+                                }
+                            }
+                        }
+                        """.formatted(behind.webSocketPort(), behind.httpPort(), port));
+                try (Program nginx = proxy(port, folder, "/usr/sbin/nginx", "-e", "stderr", "-p",
+                        folder.toString(), "-c", "nginx.conf")) {
+                    Browser.Tab tab = browser.open("http://localhost:" + port + "/app/chat/tea");
+                    tab.until(CONNECTED);
+                    assertEquals("tea tea true", tab.ask("document.title + ' ' + document"
+                            + ".querySelector('h1').textContent + ' ' + ui.toggle.hidden"));
+                    try (Raw raw = Raw.open(behind, "/chat/tea")) {
+                        raw.text("hello");
+                        tab.until(LINES + ".endsWith(': hello')");
+                    }
+                    tab.navigate("http://localhost:" + port + "/app/");
+                    tab.until("document.title === 'lobby' && " + CONNECTED);
+                    nginx.terminate();
+                }
+            }
+        }
+
+        @Test void caddyMayHaveHttpsInFront() throws Exception {
+            assumeInstalled("caddy");
+            int port = freePort();
+            Path folder = temporary();
+            try (Chat behind = chat("--trace", "--origin=https://localhost:" + port)) {
+                Files.writeString(folder.resolve("Caddyfile"), """
+                        {
+                            admin off
+                            skip_install_trust
+                            auto_https disable_redirects
+                            storage file_system %s
+                        }
+                        https://localhost:%d {
+                            tls internal
+                            @sockets header Upgrade websocket
+                            reverse_proxy @sockets 127.0.0.1:%d
+                            reverse_proxy 127.0.0.1:%d
+                        }
+                        """.formatted(folder, port, behind.webSocketPort(), behind.httpPort()));
+                try (Program caddy = proxy(port, folder, "caddy", "run", "--config", "Caddyfile")) {
+                    Browser.Tab tab = browser.open("about:blank");
+                    tab.send("Security.setIgnoreCertificateErrors", "{\"ignore\":true}");
+                    eventually("https:", () -> {
+                        try {
+                            tab.navigate("https://localhost:" + port + "/chat/tea");
+                        } catch (AssertionError notYet) {       // its certificate is being made
+                        }
+                        return tab.ask("location.protocol");
+                    });
+                    tab.until(CONNECTED);
+                    assertEquals("true wss://localhost:" + port + "/chat/tea",
+                            tab.ask("ui.toggle.hidden + ' ' + sockets[0].url"));
+                    caddy.terminate();
+                }
+            }
+        }
+
+        /// As `docker -p` or `ssh -L` do it, with other numbers outside.
+        @Test void mappedPortsWorkWithAPublicUrlAndWithoutItIsSaidWhatWasTried() throws Exception {
+            assumeInstalled("haproxy");
+            int page = freePort(), sockets = freePort();
+            int innerPage = freePort(), innerSockets = freePort();
+            Path folder = temporary();
+            Files.writeString(folder.resolve("haproxy.cfg"), """
+                    defaults
+                        mode tcp
+                        timeout connect 5s
+                        timeout client 60s
+                        timeout server 60s
+                    listen page
+                        bind 127.0.0.1:%d
+                        server page 127.0.0.1:%d
+                    listen sockets
+                        bind 127.0.0.1:%d
+                        server sockets 127.0.0.1:%d
+                    """.formatted(page, innerPage, sockets, innerSockets));
+            String[] options = {"--http-port=" + innerPage, "--ws-port=" + innerSockets,
+                "--origin=http://localhost:" + page};
+            String address = "http://localhost:" + page + "/chat/tea";
+            try (Program haproxy = proxy(page, folder, "/usr/sbin/haproxy", "-f", "haproxy.cfg")) {
+                try (Chat behind = chat(options)) {
+                    assertEquals(innerPage, behind.httpPort());
+                    Browser.Tab tab = browser.open(address);
+                    tab.until(LINES + ".includes('No answer from ws://localhost:" + page
+                            + "/chat/tea: down, full or blocked? See --public-url')");
+                }
+                try (Chat behind = chat(Stream.concat(Stream.of(options), Stream.of(
+                        "--public-url=ws://localhost:" + sockets)).toArray(String[]::new))) {
+                    Browser.Tab tab = browser.open(address);
+                    tab.until(CONNECTED);
+                    assertEquals("tea", tab.ask("document.title"));
+                    assertEquals(innerPage, behind.httpPort());
+                    haproxy.terminate();
+                }
+            }
+        }
+
+        @Test void anIPv6AddressWorks() throws Exception {
+            Browser.Tab tab;
+            try {
+                new Socket(InetAddress.getByName("::1"), chat.httpPort()).close();
+            } catch (IOException none) {
+                assumeTrue(false, "this machine has no ::1");
+            }
+            tab = browser.open("http://[::1]:" + chat.httpPort() + "/chat/six");
+            tab.until(CONNECTED);
+            assertEquals("ws://[::1]:" + chat.webSocketPort() + "/chat/six",
+                    tab.ask("sockets[0].url"));
+        }
+
+        // -- older browsers --
+
+        @Test void withoutTheNewestFunctionsLinksAreShownToo() throws Exception {
+            Browser.Tab tab = browser.open("about:blank", "delete URL.canParse;");
+            tab.navigate(room(chat, "old"));
+            tab.until(CONNECTED);
+            tab.say("see https://example.org/ and http://[");
+            tab.until("document.querySelector('.text a')?.href === 'https://example.org/'");
         }
 
         @Test void withoutTraceThereIsNoWireToSee() throws Exception {
@@ -9745,7 +10380,6 @@ class ChatTest {
                         }
                     });
                     assertTrue(get(port, "/chat/tea").contains("chat-echo-area"));
-                    assertFalse(get(port, "/").contains("" + chat.webSocketPort()));
                     String[] browser = {"Host: chat.example", "Origin: " + origin,
                         PRESENCE};
                     try (Raw ada = new Raw(port).shakeHands("/chat/tea", browser)) {
