@@ -8357,6 +8357,8 @@ class ChatTest {
         static final String CONNECTED = "/^connected as [^ ]+$/.test(ui.state.textContent)";
         static final String LINES = "[...document.querySelectorAll('li')]"
                 + ".map(line => line.textContent).join('|')";
+        static final String ITEMS =
+                "[...ui.frames.querySelectorAll('li')].map(item => item.innerText)";
         Browser browser;
         Chat chat;
 
@@ -8547,6 +8549,57 @@ class ChatTest {
                 tab.press("Enter", 13);
                 while (!raw.line().equals("ada: typed before")) continue;
                 tab.until("ui.input.value === '' && ui.hint.textContent === ''");
+            }
+        }
+
+        @Test void itsOwnHandshakeIsTheFirstThingInThePane() throws Exception {
+            try (Chat traced = chat("--trace")) {
+                for (int i = 0; i < 6; i++) {
+                    Browser.Tab tab = join(traced, "own");
+                    tab.until("ui.frames.childElementCount > 2");
+                    String first = tab.ask(ITEMS + "[0]");
+                    assertTrue(first.contains(", this page → server")
+                            && first.contains("GET /chat/own?page="), first);
+                    tab.close();
+                }
+            }
+        }
+
+        @Test void anIPv6AddressWorks() throws Exception {
+            Browser.Tab tab;
+            try {
+                new Socket(InetAddress.getByName("::1"), chat.httpPort()).close();
+            } catch (IOException none) {
+                assumeTrue(false, "this machine has no ::1");
+            }
+            tab = browser.open("http://[::1]:" + chat.httpPort() + "/chat/six");
+            tab.until(CONNECTED);
+            assertEquals("ws://[::1]:" + chat.webSocketPort() + "/chat/six",
+                    tab.ask("sockets[0].url"));
+        }
+
+        @Test void withoutTheNewestFunctionsLinksAreShownToo() throws Exception {
+            Browser.Tab tab = browser.open("about:blank", "delete URL.canParse;");
+            tab.navigate(room(chat, "old"));
+            tab.until(CONNECTED);
+            tab.say("see https://example.org/ and http://[");
+            tab.until("document.querySelector('.text a')?.href === 'https://example.org/'");
+        }
+
+        @Test void aRuleCanBeBrokenOnPurposeAndTheAnswerIsSeen() throws Exception {
+            try (Chat traced = chat("--trace")) {
+                Browser.Tab tab = join(traced, "rules");
+                tab.ask("ui.example.selectedIndex = 1, "
+                        + "ui.example.dispatchEvent(new Event('change'))");
+                assertEquals("81 05 48 65 6c 6c 6f", tab.ask("ui.bytes.value"));
+                tab.ask("ui.bytes.form.requestSubmit()");
+                tab.until(ITEMS + ".some(item => item.includes('refused with 1002: a client must mask "
+                        + "its frames (§5.1)') && item.includes('81 05 48 65 6c 6c 6f'))");
+                tab.until(ITEMS + ".some(item => /server → #[0-9]+ /.test(item)"
+                        + " && item.includes('CLOSE frame') && item.includes('1002 (§7.4)'))");
+                assertEquals("1", tab.ask(LINES + ".split(' has joined.').length - 1"),
+                        "nobody is disturbed");
+                assertTrue(tab.ask("ui.state.textContent").startsWith("connected as"));
             }
         }
     }
@@ -9108,9 +9161,6 @@ class ChatTest {
 
         // -- the bytes on the wire --
 
-        private static final String ITEMS =
-                "[...ui.frames.querySelectorAll('li')].map(item => item.innerText)";
-
         @Test void theWireShowsEachFrameAndWhatItsBytesMean() throws Exception {
             try (Chat traced = chat("--trace", "--no-deflate")) {
                 Browser.Tab tab = join(traced, "wire");
@@ -9146,19 +9196,6 @@ class ChatTest {
             }
         }
 
-        @Test void itsOwnHandshakeIsTheFirstThingInThePane() throws Exception {
-            try (Chat traced = chat("--trace")) {
-                for (int i = 0; i < 6; i++) {
-                    Browser.Tab tab = join(traced, "own");
-                    tab.until("ui.frames.childElementCount > 2");
-                    String first = tab.ask(ITEMS + "[0]");
-                    assertTrue(first.contains(", this page → server")
-                            && first.contains("GET /chat/own?page="), first);
-                    tab.close();
-                }
-            }
-        }
-
         @Test void aHiddenTabLeavesTheWireToOthersAndComesBackToIt() throws Exception {
             try (Chat traced = chat("--trace")) {
                 Browser.Tab tab = join(traced, "hidden");
@@ -9188,23 +9225,6 @@ class ChatTest {
                 assertEquals("false,false", tab.ask(heights));
                 tab.ask("ui.pings.click()");
                 assertEquals("true,true", tab.ask(heights));
-            }
-        }
-
-        @Test void aRuleCanBeBrokenOnPurposeAndTheAnswerIsSeen() throws Exception {
-            try (Chat traced = chat("--trace")) {
-                Browser.Tab tab = join(traced, "rules");
-                tab.ask("ui.example.selectedIndex = 1, "
-                        + "ui.example.dispatchEvent(new Event('change'))");
-                assertEquals("81 05 48 65 6c 6c 6f", tab.ask("ui.bytes.value"));
-                tab.ask("ui.bytes.form.requestSubmit()");
-                tab.until(ITEMS + ".some(item => item.includes('refused with 1002: a client must mask "
-                        + "its frames (§5.1)') && item.includes('81 05 48 65 6c 6c 6f'))");
-                tab.until(ITEMS + ".some(item => /server → #[0-9]+ /.test(item)"
-                        + " && item.includes('CLOSE frame') && item.includes('1002 (§7.4)'))");
-                assertEquals("1", tab.ask(LINES + ".split(' has joined.').length - 1"),
-                        "nobody is disturbed");
-                assertTrue(tab.ask("ui.state.textContent").startsWith("connected as"));
             }
         }
 
@@ -9340,29 +9360,6 @@ class ChatTest {
                     haproxy.terminate();
                 }
             }
-        }
-
-        @Test void anIPv6AddressWorks() throws Exception {
-            Browser.Tab tab;
-            try {
-                new Socket(InetAddress.getByName("::1"), chat.httpPort()).close();
-            } catch (IOException none) {
-                assumeTrue(false, "this machine has no ::1");
-            }
-            tab = browser.open("http://[::1]:" + chat.httpPort() + "/chat/six");
-            tab.until(CONNECTED);
-            assertEquals("ws://[::1]:" + chat.webSocketPort() + "/chat/six",
-                    tab.ask("sockets[0].url"));
-        }
-
-        // -- older browsers --
-
-        @Test void withoutTheNewestFunctionsLinksAreShownToo() throws Exception {
-            Browser.Tab tab = browser.open("about:blank", "delete URL.canParse;");
-            tab.navigate(room(chat, "old"));
-            tab.until(CONNECTED);
-            tab.say("see https://example.org/ and http://[");
-            tab.until("document.querySelector('.text a')?.href === 'https://example.org/'");
         }
 
         @Test void withoutTraceThereIsNoWireToSee() throws Exception {
