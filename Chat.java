@@ -357,9 +357,10 @@ public final class Chat implements AutoCloseable {
         }
 
         private void notFound(HttpExchange exchange, String path) throws IOException {
-            int last = path.length() - 1;
-            if (last > 0 && path.charAt(last) == '/' && Rooms.ofPath(path.substring(0, last)) != null) {
-                String name = path.substring(path.lastIndexOf('/', last - 1) + 1, last);
+            boolean slash = path.length() > 1 && path.endsWith("/");
+            String bare = slash ? path.substring(0, path.length() - 1) : path;
+            if (slash && Rooms.ofPath(bare) != null) {
+                String name = bare.substring(bare.lastIndexOf('/') + 1);
                 exchange.getResponseHeaders().set("Location", "../" + name);
                 reply(exchange, 308, TEXT, "There is a slash too many.\n");
                 return;
@@ -404,7 +405,7 @@ public final class Chat implements AutoCloseable {
             }
 
             private Explained.Traced gap() {
-                String title = leftOut + " items were left out: they came too fast for this browser";
+                String title = leftOut + " items were left out: too many for this browser";
                 leftOut = 0;
                 return new Explained.Traced(Explained.now(), 0, "", title, List.of());
             }
