@@ -55,7 +55,7 @@ public final class Chat implements AutoCloseable {
             Options options = new Options(arguments);
             switch (options.task) {
                 case SERVE -> serve(options);
-                case CONNECT -> throw new IOException("--connect is not there yet");
+                case CONNECT -> System.exit(new Terminal(options).talk());
                 case EXPLAIN -> System.out.println(Explained.explain(options.frames()));
                 case HELP -> System.out.println(Options.USAGE);
                 case VERSION -> System.out.println(
@@ -805,7 +805,7 @@ public final class Chat implements AutoCloseable {
                 } finally {
                     show.accept(text.toString());           // be it right or not
                 }
-                return parse(text.toString().split("\r\n"));
+                return parse(text.toString().split("\r\n", -1));
             }
 
             private static final int TLS_HANDSHAKE = 0x16;  // first byte of TLS (RFC 8446 §5.1)
@@ -815,19 +815,24 @@ public final class Chat implements AutoCloseable {
                 return start >= 0 && text.indexOf(end, start) == start;
             }
 
+            /// @param lines the first line, the headers, and, after the last line's end, two of ""
             private static Head parse(String[] lines) throws Refusal {
-                rule(lines.length > 0, 400, "this is not an HTTP/1.1 request (§4.2.1)");
-                rule(lines.length - 1 <= MAX_HEADERS, 431, "more than " + MAX_HEADERS + " headers");
+                int end = lines.length - 2;
+                rule(end - 1 <= MAX_HEADERS, 431, "more than " + MAX_HEADERS + " headers");
                 var headers = new TreeMap<String, String>(String.CASE_INSENSITIVE_ORDER);
-                for (String line : List.of(lines).subList(1, lines.length)) {
+                for (String line : List.of(lines).subList(1, end)) {
+                    rule(isHeader(line), 400, "a header is not NAME: VALUE (§4.2.1)");
                     int colon = line.indexOf(':');
-                    // No blank before the colon: isToken sees to that (RFC 9112 §5.1).
-                    rule(colon > 0 && isToken(line.substring(0, colon)) && isText(line), 400,
-                            "a header is not NAME: VALUE (§4.2.1)");
                     String value = line.substring(colon + 1).strip();
                     headers.merge(line.substring(0, colon), value, (a, b) -> a + "," + b);
                 }
                 return new Head(lines[0], headers);
+            }
+
+            /// No blank before the colon: isToken sees to that (RFC 9112 §5.1).
+            static boolean isHeader(String line) {
+                int colon = line.indexOf(':');
+                return colon > 0 && isToken(line.substring(0, colon)) && isText(line);
             }
 
             /// No control characters but TAB. The bytes from 80 to ff may be anything.
@@ -1000,16 +1005,12 @@ public final class Chat implements AutoCloseable {
             }
 
             /// The request that a client sends.
-            static String request(URI uri, String key, boolean deflate, List<String> subprotocols,
-                                  List<String> headers) {
-                String path = uri.getRawPath() == null || uri.getRawPath().isEmpty() ? "/"
-                        : uri.getRawPath();
-                String query = uri.getRawQuery() == null ? "" : "?" + uri.getRawQuery();
-                String port = uri.getPort() < 0 ? "" : ":" + uri.getPort();
-                var lines = new ArrayList<>(List.of("GET " + path + query + " HTTP/1.1",
-                        "Host: " + uri.getHost() + port, "Connection: Upgrade",
-                        "Upgrade: websocket", "Sec-WebSocket-Version: 13",
-                        "Sec-WebSocket-Key: " + key));
+            /// @param target what is asked for: the path, with the query
+            static String request(String target, String host, String key, boolean deflate,
+                                  List<String> subprotocols, List<String> headers) {
+                var lines = new ArrayList<>(List.of("GET " + target + " HTTP/1.1",
+                        "Host: " + host, "Connection: Upgrade", "Upgrade: websocket",
+                        "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: " + key));
                 if (!subprotocols.isEmpty())
                     lines.add("Sec-WebSocket-Protocol: " + String.join(", ", subprotocols));
                 if (deflate) lines.add("Sec-WebSocket-Extensions: " + WITHOUT_MEMORY);
@@ -1023,10 +1024,11 @@ public final class Chat implements AutoCloseable {
                 String[] words = answer.firstLine.split(" ", 3);
                 boolean http = words.length > 1 && words[0].startsWith("HTTP/1.")
                         && words[1].length() == 3 && isNumber(words[1]);
-                rule(http, 400, "this is not an answer of HTTP: " + answer.firstLine);
+                rule(http, 400, "this is no answer of HTTP (§4.1): " + printable(answer.firstLine));
                 String where = answer.header("Location");
+                if (!where.isEmpty()) where = ", Location: " + where;
                 rule(words[1].equals("101"), Integer.parseInt(words[1]), "the server answered "
-                        + answer.firstLine + (where.isEmpty() ? "" : ", Location: " + where));
+                        + printable(answer.firstLine + where));
                 rule(answer.header("Upgrade").equalsIgnoreCase("websocket"), 400,
                         "the answer has no Upgrade: websocket (§4.1)");
                 rule(answer.has("Connection", "upgrade"), 400,
@@ -1108,9 +1110,11 @@ public final class Chat implements AutoCloseable {
             var names = new HashSet<String>();
             boolean kept = words.contains("server_no_context_takeover");
             for (String word : words.subList(1, words.size())) {
-                boolean known = word.endsWith("_no_context_takeover")
+                boolean known = word.equals("server_no_context_takeover")
+                        || word.equals("client_no_context_takeover")
                         || isWindow(word, "server_max_window_bits=");
-                kept &= known && names.add(word.split("=")[0]);
+                boolean again = !names.add(word.split("=")[0]);
+                kept &= known && !again;
             }
             return kept && words.get(0).equals("permessage-deflate");
         }
@@ -1891,19 +1895,21 @@ public final class Chat implements AutoCloseable {
 
         /// Connects as a client (§4.1), within the time for a handshake.
         /// @param uri ws://host[:port][/path][?query], or wss: then the host's name is verified
-        /// @throws Refusal with the HTTP status, if the server answers anything but 101
-        /// @throws IOException if it can't be reached
+        /// @throws Refusal with the HTTP status, if the server answers anything but 101; with 400,
+        ///     if that answer breaks a rule
+        /// @throws IOException if it can't be reached, or does not answer
+        /// @throws IllegalArgumentException if what it would be asked breaks a rule
         static WebSocket connect(URI uri, String... subprotocols) throws IOException {
-            return connect(uri, Settings.DEFAULT, List.of(), subprotocols);
+            return connect(uri, Settings.DEFAULT, List.of(), List.of(subprotocols));
         }
 
         /// @param headers lines of the request, like `Origin: https://chat.example`
         static WebSocket connect(URI uri, Settings settings, List<String> headers,
-                                 String... subprotocols) throws IOException {
+                                 List<String> subprotocols) throws IOException {
             var webSocket = new WebSocket(new Socket(), settings, Sender.SERVER);
             webSocket.begin();
             try {
-                webSocket.ask(uri, headers, List.of(subprotocols));
+                webSocket.ask(URI.create(uri.toASCIIString()), headers, subprotocols);
                 return webSocket;
             } catch (IOException | RuntimeException failure) {
                 webSocket.cutOff(null);
@@ -1914,27 +1920,53 @@ public final class Chat implements AutoCloseable {
 
         private void ask(URI uri, List<String> headers, List<String> subprotocols)
                 throws IOException {
-            String scheme = String.valueOf(uri.getScheme()).toLowerCase(Locale.ROOT);
-            boolean secure = scheme.equals("wss");
-            if (!secure && !scheme.equals("ws") || uri.getHost() == null)
-                throw new IllegalArgumentException("not ws://HOST or wss://HOST: " + uri);
-            int port = uri.getPort() < 0 ? secure ? 443 : 80 : uri.getPort();
+            check(uri, headers, subprotocols);
+            boolean secure = uri.getScheme().equalsIgnoreCase("wss");
+            String host = uri.getHost();
+            int port = uri.getPort();
+            String hostAndPort = port < 0 ? host : host + ":" + port;
+            if (port < 0) port = secure ? 443 : 80;
+            path = uri.getRawPath().isEmpty() ? "/" : uri.getRawPath();
+            String target = uri.getRawQuery() == null ? path : path + "?" + uri.getRawQuery();
+            String key = Handshake.newKey();
             try {
-                socket.connect(new InetSocketAddress(uri.getHost(), port), HANDSHAKE_TIME * 1000);
-                if (secure) channel = secured(uri.getHost(), port);
+                socket.connect(new InetSocketAddress(host, port), HANDSHAKE_TIME * 1000);
+                if (secure) channel = secured(host, port);
                 connectStreams();
-                String key = Handshake.newKey();
-                write(Handshake.request(uri, key, settings.deflate, subprotocols, headers));
+                write(Handshake.request(target, hostAndPort, key, settings.deflate, subprotocols,
+                        headers));
                 Head answer = Head.read(in, share, text -> show(true, text));
                 Handshake.checkAnswer(answer, key, settings.deflate, subprotocols);
-                path = uri.getRawPath();
                 protocol = answer.headers.get("Sec-WebSocket-Protocol");
-                deflating = answer.headers.containsKey("Sec-WebSocket-Extensions");
+                deflating = !answer.list("Sec-WebSocket-Extensions").isEmpty();
                 becomeOpen();
-            } catch (EOFException noAnswer) {
-                throw new EOFException("no whole answer to the handshake within "
+            } catch (Refusal refusal) {
+                ended("refused with " + refusal.code + ": " + refusal.getMessage());
+                throw refusal;
+            } catch (IOException failure) {             // which the watcher may have caused
+                boolean late = System.nanoTime() - deadline >= 0;
+                if (late) throw new SocketTimeoutException("no whole answer to the handshake within "
                         + HANDSHAKE_TIME + " s");
+                if (!(failure instanceof EOFException)) throw failure;
+                throw new EOFException("the server hung up before its answer was complete");
             }
+        }
+
+        /// What stands in a request must not be able to end its line.
+        private static void check(URI uri, List<String> headers, List<String> subprotocols) {
+            String scheme = String.valueOf(uri.getScheme()).toLowerCase(Locale.ROOT);
+            boolean right = scheme.equals("ws") || scheme.equals("wss");
+            if (!right || uri.getHost() == null || uri.getUserInfo() != null
+                    || uri.getFragment() != null)
+                throw new IllegalArgumentException("the URL of a WebSocket is "
+                        + "ws[s]://HOST[:PORT][/PATH][?QUERY] (§3)");
+            for (String header : headers)
+                if (!Head.isHeader(header))
+                    throw new IllegalArgumentException("not NAME: VALUE: " + printable(header));
+            for (String each : subprotocols)
+                if (!isToken(each) || Collections.frequency(subprotocols, each) > 1)        // §4.1
+                    throw new IllegalArgumentException("a subprotocol is a token, and offered "
+                            + "once: " + printable(each));
         }
 
         private Socket secured(String host, int port) throws IOException {
@@ -1954,11 +1986,12 @@ public final class Chat implements AutoCloseable {
             receiver = Thread.currentThread();
             try {
                 while (state != State.CLOSED) {
-                    outbox.await(settings.maxQueue / 2);
+                    // A client waits here for nobody: its server may wait until it is read from.
+                    if (peer == Sender.CLIENT) outbox.await(settings.maxQueue / 2);
                     Header header = reader.readHeader();
                     if (header.isControl()) control(header.opcode, reader.readControl());
-                    else if (reader.readData() instanceof Message message && state == State.OPEN)
-                        return message;                 // but after our Close nothing counts: §1.4
+                    else if (reader.readData() instanceof Message message && isHeard())
+                        return message;
                 }
             } catch (Refusal refusal) {
                 fail(refusal);
@@ -1975,6 +2008,9 @@ public final class Chat implements AutoCloseable {
             }
             return null;
         }
+
+        /// After its own Close a server hears nothing more, a client what was on its way (§1.4).
+        private boolean isHeard() { return state == State.OPEN || peer == Sender.SERVER; }
 
         private void control(int opcode, byte[] payload) throws Refusal {
             if (opcode == PING)                         // §5.5.2; a pong needs no answer (§5.5.3)
@@ -2034,6 +2070,8 @@ public final class Chat implements AutoCloseable {
         int closeCode() { return closeCode; }       // §7.1.5: 1005: of none, 1006: without a Close
         long number() { return number; }            // in the log and in the trace
 
+        long unwritten() { return outbox.unwritten; }       // bytes that wait for this peer
+
         /// Whether so much waits for this peer that who talks should wait, and the peer is reading.
         boolean isBehind() {
             return outbox.unwritten > settings.maxQueue / 2
@@ -2066,7 +2104,7 @@ public final class Chat implements AutoCloseable {
 
         /// Ends TCP (§7.1.1). A server closes its half first and reads until the peer has closed,
         /// too: closing with unread input is a reset, and that can overtake the Close frame. A
-        /// client waits for the server to begin.
+        /// client waits for the server to begin. (For TLS, each half has an end of its own.)
         private void hangUp() {
             try (socket) {
                 synchronized (outbox) { state = State.CLOSED; }
@@ -2075,6 +2113,7 @@ public final class Chat implements AutoCloseable {
                 share.giveBack();
                 if (peer == Sender.CLIENT) channel.shutdownOutput();
                 if (in != null) in.drain();
+                if (peer == Sender.SERVER) channel.shutdownOutput();
             } catch (IOException | UnsupportedOperationException gone) {
                 // then there is nothing left to end
             } finally {
@@ -2092,6 +2131,7 @@ public final class Chat implements AutoCloseable {
         /// socket goes first: that wakes who waits in a read or a write.
         /// @param why for the log, or null
         void cutOff(String why) {
+            LIVE.remove(this);                          // there is nothing more to watch
             try (socket) {
                 socket.setSoLinger(true, 0);
             } catch (IOException closed) {
@@ -2189,7 +2229,7 @@ public final class Chat implements AutoCloseable {
             }
         }
 
-        /// One thing that travelled. The direction is "in" to the server, "out" of it, or "".
+        /// One thing that travelled. The direction is "in" to this program, "out" of it, or "".
         record Traced(String time, long connection, String direction, String title,
                       List<Row> rows) {
             /// As the terminal shows it.
@@ -2267,7 +2307,8 @@ public final class Chat implements AutoCloseable {
         public void head(long number, boolean in, String text) {
             var rows = new ArrayList<Row>();
             for (String line : text.strip().split("\r\n")) rows.addAll(ofHead(line));
-            String title = in ? "the opening handshake (§4.1)" : "the answer (§4.2.2)";
+            boolean answers = text.startsWith("HTTP/");
+            String title = answers ? "the answer (§4.2.2)" : "the opening handshake (§4.1)";
             tell(number, in ? "in" : "out", title, rows);
         }
 
@@ -3483,6 +3524,134 @@ public final class Chat implements AutoCloseable {
         }
     }
 
+    /// A client for a terminal or a pipe: each line that is typed is sent, each message printed.
+    static final class Terminal {
+        static final long PAUSE = 10_000_000;       // ns until it is seen that lines are taken
+        static final long GOODBYE = 1_000_000_000;  // ns for the answer to our Close, after ^C
+        static final String TRUST = "; to trust a certificate of your own: "
+                + "java -Djavax.net.ssl.trustStore=FILE Chat.java --connect …";
+
+        private final Options options;
+        // In a WebSocket all text is UTF-8; so are these, whatever the system's language.
+        private final PrintStream out = new PrintStream(new BufferedOutputStream(
+                new FileOutputStream(FileDescriptor.out)), false, UTF_8);
+        private WebSocket webSocket;
+
+        Terminal(Options options) {
+            this.options = options;
+            boolean one = options.origins.size() <= 1 && !options.origins.toString().contains("*");
+            if (!one) throw new IllegalArgumentException("--connect has one --origin, without *");
+        }
+
+        /// @return the exit code: 0 if it was closed as it should be, else 1
+        int talk() throws IOException {
+            webSocket = connect();
+            String protocol = webSocket.protocol();
+            tell("open: " + options.connect + (protocol == null ? "" : ", " + protocol));
+            Runtime.getRuntime().addShutdownHook(new Thread(this::goAway));
+            Thread.ofPlatform().daemon().name("input").start(this::sendLines);
+            int code;
+            try {
+                while (webSocket.receive() instanceof WebSocket.Message message) print(message);
+                code = webSocket.closeCode();
+            } catch (WebSocket.Refusal refusal) {       // the log says why
+                code = refusal.code;
+            }
+            String reason = webSocket.closeReason();
+            tell("closed with " + code + ", " + meaning(code)
+                    + (reason.isEmpty() ? "" : ": " + reason));
+            WebSocket.Log.flush();
+            return List.of(1000, 1001, 1005).contains(code) ? 0 : 1;
+        }
+
+        private WebSocket connect() throws IOException {
+            var headers = new ArrayList<>(options.headers);
+            for (Origin origin : options.origins) headers.add("Origin: " + origin);
+            WebSocket.Wire wire = null;
+            if (options.trace)
+                wire = new Explained(item -> WebSocket.Log.print(Explained.coloured(item)));
+            var settings = new WebSocket.Settings(options.maxMessage, options.maxQueue,
+                    new WebSocket.Memory(options.maxMemory), options.deflate, options.tls, "",
+                    wire, Chat::log);
+            try {
+                return WebSocket.connect(options.connect, settings, headers, options.subprotocols);
+            } catch (IOException failure) {
+                WebSocket.Log.flush();
+                throw new IOException("can't connect to " + options.connect + ": "
+                        + WebSocket.printable(why(failure)));
+            }
+        }
+
+        private static String why(IOException failure) {
+            String message = String.valueOf(failure.getMessage());
+            if (failure instanceof UnknownHostException) return "no host has this name: " + message;
+            return failure.getCause() instanceof CertificateException ? message + TRUST : message;
+        }
+
+        /// Sends no faster than the server takes it, as a file may come in here.
+        private void sendLines() {
+            var in = new BufferedReader(new InputStreamReader(System.in, UTF_8));
+            try {
+                while (in.readLine() instanceof String line) {
+                    webSocket.send(WebSocket.Message.text(line));
+                    waitUntilTaken(options.maxQueue / 2);
+                }
+            } catch (IOException unreadable) {
+                tell("standard input can't be read: " + unreadable.getMessage());
+            }
+            waitUntilTaken(0);                          // after a Close there is little time
+            webSocket.close(1000, "");
+        }
+
+        private void waitUntilTaken(int most) {
+            while (webSocket.unwritten() > most) LockSupport.parkNanos(PAUSE);
+        }
+
+        /// A message is one line; if it holds more, these are set in.
+        private void print(WebSocket.Message message) {
+            byte[] payload = message.payload();
+            if (message.isText())
+                out.println(message.text().lines().map(WebSocket::printable)
+                        .collect(Collectors.joining("\n    ")));
+            else tell("BINARY, " + payload.length + " bytes: "
+                    + Explained.hex(payload, 0, payload.length));
+            if (out.checkError()) webSocket.close(1000, "");        // flushed, but nobody reads
+        }
+
+        /// When the program is stopped. After an orderly end there is nothing left to do.
+        private void goAway() {
+            long start = System.nanoTime();
+            webSocket.close(1001, "");
+            while (webSocket.state() != WebSocket.State.CLOSED
+                    && System.nanoTime() - start < GOODBYE) LockSupport.parkNanos(PAUSE);
+        }
+
+        private static void tell(String line) {
+            WebSocket.Log.print(WebSocket.printable(line));
+        }
+
+        /// §7.4.1, and the registry of §11.7
+        private static String meaning(int code) {
+            return switch (code) {
+                case 1000 -> "done";
+                case 1001 -> "going away";
+                case 1002 -> "a rule was broken";
+                case 1003 -> "the wrong kind of data";
+                case 1005 -> "without a code";
+                case 1006 -> "lost, without a Close";
+                case 1007 -> "text that is not UTF-8";
+                case 1008 -> "not allowed";
+                case 1009 -> "a message was too long";
+                case 1010 -> "an extension is missing";
+                case 1011 -> "the server has a problem";
+                case 1012 -> "the server starts again";
+                case 1013 -> "try again later";
+                case 1014 -> "a server behind the server has a problem";
+                default -> "which has a meaning for this server only";
+            };
+        }
+    }
+
     /// What the arguments ask for: which task, and how to do it. Nothing is begun here.
     static final class Options {
         static final String USAGE = """
@@ -3500,7 +3669,8 @@ public final class Chat implements AutoCloseable {
               --trace              shows all that travels, here and in the page
               --no-deflate         without compression
             java Chat.java --connect URL    talks to a WebSocket server, ws:// or wss://, by lines
-              --header 'NAME: VALUE', --subprotocol NAME: repeatable; --origin ORIGIN
+              --header 'NAME: VALUE', --subprotocol NAME: repeatable; one --origin ORIGIN
+              The end of input closes with 1000; exit code 0: closed with 1000, 1001 or no code.
             java Chat.java --explain [HEX ...]    explains frames, given here or on standard input
             java Chat.java --help | --version
             Fixed: handshake 10 s, 16 KiB, 100 headers; ping after 25 s of silence, gone after 50 s;

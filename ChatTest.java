@@ -2495,6 +2495,818 @@ class ChatTest {
         }
     }
 
+    // ---- The client (RFC 6455 §4.1, §5.3, §7.1.1) ---------------------------------------------
+
+    @Nested
+    @DisplayName("The client")
+    class Client extends Served {
+        private static final String OFFER = "permessage-deflate; server_no_context_takeover; "
+                + "client_no_context_takeover";
+
+        /// What a server of raw bytes does, once it has read the request.
+        interface Answer { void to(Raw client, String request) throws Exception; }
+
+        /// A server for one client.
+        private static final class RawServer implements AutoCloseable {
+            final ServerSocket listener = new ServerSocket(0, 50, InetAddress.getByName("127.0.0.1"));
+            private final FutureTask<Void> served;
+
+            RawServer(Answer answer) throws IOException {
+                served = new FutureTask<>(() -> {
+                    try (Raw client = new Raw(listener.accept())) {
+                        answer.to(client, client.readHead());
+                    }
+                    return null;
+                });
+                Thread.startVirtualThread(served);
+            }
+
+            URI uri() { return URI.create("ws://127.0.0.1:" + listener.getLocalPort() + "/chat"); }
+
+            /// Waits until it has done all, and fails if that failed.
+            @Override
+            public void close() throws IOException {
+                try (listener) {
+                    served.get(PATIENCE, TimeUnit.SECONDS);
+                } catch (ExecutionException failed) {
+                    throw new AssertionError("the server's part has failed", failed.getCause());
+                } catch (InterruptedException | TimeoutException stuck) {
+                    throw new AssertionError("the server's part has no end", stuck);
+                }
+            }
+        }
+
+        /// §4.2.2 with these headers instead of, or besides, the usual ones; `-Upgrade` is without.
+        private static String answer(String request, String... headers) throws Exception {
+            Matcher key = Pattern.compile("\r\nSec-WebSocket-Key: (\\S+)\r\n").matcher(request);
+            assertTrue(key.find(), request);
+            byte[] sha = MessageDigest.getInstance("SHA-1").digest(utf8(key.group(1)
+                    + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"));
+            var lines = new ArrayList<>(List.of("Upgrade: websocket", "Connection: Upgrade",
+                    "Sec-WebSocket-Accept: " + Base64.getEncoder().encodeToString(sha)));
+            for (String header : headers)
+                lines.removeIf(usual -> usual.split(":")[0].equalsIgnoreCase(
+                        header.replaceFirst("^-", "").split(":")[0]));
+            Stream.of(headers).filter(header -> !header.startsWith("-")).forEach(lines::add);
+            return "HTTP/1.1 101 Switching Protocols\r\n" + String.join("\r\n", lines)
+                    + "\r\n\r\n";
+        }
+
+        /// Answers as it should be, and goes on with the script.
+        private static RawServer open(Script script, String... headers) throws IOException {
+            return new RawServer((client, request) ->
+                    script.run(client.ascii(answer(request, headers))));
+        }
+
+        /// A frame of a client: it has a mask (§5.1).
+        private record Masked(int first, String key, byte[] payload) {
+            static Masked read(Raw raw) throws IOException {
+                int first = raw.read(1)[0] & 0xff;
+                int second = raw.read(1)[0] & 0xff;
+                assertTrue(second >= 0x80, "a client must mask (§5.1)");
+                long length = switch (second & 0x7f) {
+                    case 126 -> ByteBuffer.wrap(raw.read(2)).getChar();
+                    case 127 -> ByteBuffer.wrap(raw.read(8)).getLong();
+                    default -> second & 0x7f;
+                };
+                byte[] key = raw.read(4);
+                byte[] payload = raw.read((int) length);
+                for (int i = 0; i < payload.length; i++) payload[i] ^= key[i % 4];
+                return new Masked(first, hex(key), payload);
+            }
+
+            @Override
+            public String toString() {
+                return "%02x %s".formatted(first, new String(payload, StandardCharsets.UTF_8));
+            }
+        }
+
+        private static byte[] plain(int first, byte... payload) {
+            return join(new byte[] {(byte) first, (byte) payload.length}, payload);
+        }
+
+        private static Chat.WebSocket.Settings settings(boolean deflate, Queue<String> log) {
+            return new Chat.WebSocket.Settings(1 << 20, 8 << 20,
+                    new Chat.WebSocket.Memory(1 << 30), deflate, null, "", null, log::add);
+        }
+
+        private static Chat.WebSocket connect(RawServer server, String... subprotocols)
+                throws IOException {
+            return Chat.WebSocket.connect(server.uri(), settings(true, new LinkedBlockingQueue<>()),
+                    List.of(), List.of(subprotocols));
+        }
+
+        private static Chat.WebSocket.Refusal refused(RawServer server, String... subprotocols) {
+            return assertThrows(Chat.WebSocket.Refusal.class, () -> connect(server, subprotocols));
+        }
+
+        private URI echo() { return URI.create("ws://localhost:" + chat.webSocketPort() + "/echo"); }
+
+        // -- The opening handshake --
+
+        @Test
+        @DisplayName("§1.3, §5.7 the RFC's own key is checked, its own frames are made")
+        void theRfcsExamples() throws Exception {
+            var headers = new TreeMap<String, String>(String.CASE_INSENSITIVE_ORDER);
+            headers.putAll(Map.of("Upgrade", "websocket", "Connection", "Upgrade",
+                    "Sec-WebSocket-Accept", ACCEPT, "Sec-WebSocket-Protocol", "chat"));
+            var answer = new Chat.WebSocket.Head("HTTP/1.1 101 Switching Protocols", headers);
+            Chat.WebSocket.Handshake.checkAnswer(answer, KEY, false, List.of("chat", "superchat"));
+            assertThrows(Chat.WebSocket.Refusal.class, () -> Chat.WebSocket.Handshake.checkAnswer(
+                    answer, "AQIDBAUGBwgJCgsMDQ4PEC==", false, List.of("chat")));
+            var header = new Chat.WebSocket.Header(true, 0, Chat.WebSocket.TEXT, true, 0x37fa213d,
+                    5);
+            assertEquals("81 85 37 fa 21 3d 7f 9f 4d 51 58", hex(header.encode(utf8("Hello"))));
+        }
+
+        @Test
+        @DisplayName("§4.1 the request has all that it must have, and what is given")
+        void theRequest() throws Exception {
+            var keys = new HashSet<String>();
+            for (String[] target : new String[][] {{"/chat/tea?a=%20b", "/chat/tea?a=%20b"},
+                    {"", "/"}, {"?x", "/?x"}, {"/é", "/%C3%A9"}}) {
+                var heard = new CompletableFuture<String>();
+                try (var server = new RawServer((client, request) -> {
+                    heard.complete(request);
+                    client.ascii(answer(request, "Sec-WebSocket-Protocol: b"));
+                    client.write(plain(0x88)).read(6);
+                })) {
+                    int port = server.listener.getLocalPort();
+                    var uri = URI.create("WS://127.0.0.1:" + port + target[0]);
+                    try (var webSocket = Chat.WebSocket.connect(uri, settings(true,
+                            new LinkedBlockingQueue<>()), List.of("Origin: https://a", "X: y"),
+                            List.of("a", "b"))) {
+                        assertEquals("b", webSocket.protocol());
+                        assertEquals(target[1].replaceFirst("\\?.*", ""), webSocket.path());
+                        assertNull(webSocket.receive());
+                    }
+                    String request = heard.get();
+                    String key = request.replaceFirst("(?s).*-Key: (\\S+)\r\n.*", "$1");
+                    assertEquals(16, Base64.getDecoder().decode(key).length, request);
+                    assertTrue(keys.add(key), "the same key again");
+                    assertEquals(String.join("\r\n", "GET " + target[1] + " HTTP/1.1",
+                            "Host: 127.0.0.1:" + port, "Connection: Upgrade",
+                            "Upgrade: websocket", "Sec-WebSocket-Version: 13",
+                            "Sec-WebSocket-Key: " + key, "Sec-WebSocket-Protocol: a, b",
+                            "Sec-WebSocket-Extensions: " + OFFER, "Origin: https://a",
+                            "X: y", "", ""), request);
+                }
+            }
+        }
+
+        @Test
+        @DisplayName("§3, §4.1 what can't stand in a request is refused before anything is sent")
+        void whatCannotStandInARequest() throws Exception {
+            try (var listener = new ServerSocket(0, 50, InetAddress.getByName("127.0.0.1"))) {
+                String host = "127.0.0.1:" + listener.getLocalPort();
+                for (String uri : List.of("http://" + host, "ws:" + host, "/chat", "ws://a_b/",
+                        "ws://" + host + "/#there", "ws://ada:secret@" + host + "/")) {
+                    var wrong = assertThrows(IllegalArgumentException.class,
+                            () -> Chat.WebSocket.connect(URI.create(uri)), uri);
+                    assertFalse(wrong.getMessage().contains("secret"), wrong.getMessage());
+                }
+                var uri = URI.create("ws://" + host);
+                for (String name : List.of("", "a b", "a,b", "a\r\nX: y", "é", "\"a\""))
+                    assertThrows(IllegalArgumentException.class,
+                            () -> Chat.WebSocket.connect(uri, name), name);
+                assertThrows(IllegalArgumentException.class,
+                        () -> Chat.WebSocket.connect(uri, "a", "b", "a"));
+                for (String header : List.of("X", ": y", "X : y", "X: y\r\nZ: z", "X: y\nZ: z",
+                        "X: \0", "X\r\n\r\nGET /: z", "é: z", ""))
+                    assertThrows(IllegalArgumentException.class, () -> Chat.WebSocket.connect(uri,
+                            Chat.WebSocket.Settings.DEFAULT, List.of(header), List.of()), header);
+                listener.setSoTimeout(1);
+                assertThrows(SocketTimeoutException.class, listener::accept);
+            }
+        }
+
+        @ParameterizedTest
+        @DisplayName("§4.1 an answer that keeps the rules in an unusual form will do")
+        @ValueSource(strings = {"", "upgrade: WebSocket", "CONNECTION: keep-alive, UPGRADE",
+            "Connection: upgrade\r\nconnection: x", "Server: é\r\nSet-Cookie: a=b\r\nX:",
+            "Sec-WebSocket-Protocol: b", "Sec-WebSocket-Extensions:",
+            "Sec-WebSocket-Extensions: permessage-deflate;server_no_context_takeover",
+            "Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover; "
+                + "server_max_window_bits=\"10\" ; server_no_context_takeover"})
+        void anUnusualAnswer(String headers) throws Exception {
+            for (boolean cut : List.of(false, true))
+                try (var server = new RawServer((client, request) -> {
+                    client.cut = cut;
+                    String answer = answer(request, headers.isEmpty() ? new String[0]
+                            : headers.split("\r\n"));
+                    client.write(join(utf8(answer), plain(0x81, utf8("at once"))));
+                    assertEquals(0x88, Masked.read(client).first);
+                    client.write(plain(0x88, bytes("03 e8")));
+                }); var webSocket = connect(server, "a", "b")) {
+                    assertEquals("at once", webSocket.receive().text());
+                    String protocol = headers.contains("-Protocol") ? "b" : null;
+                    assertEquals(protocol, webSocket.protocol());
+                }
+        }
+
+        @ParameterizedTest
+        @DisplayName("§4.1 an answer that breaks a rule fails the connection, and says which")
+        @ValueSource(strings = {"-Upgrade", "Upgrade:", "Upgrade: websockets",
+            "Upgrade: h2c, websocket", "-Connection", "Connection:", "Connection: close",
+            "Connection: Upgrades", "-Sec-WebSocket-Accept", "Sec-WebSocket-Accept:",
+            "Sec-WebSocket-Accept: " + ACCEPT, "Sec-WebSocket-Protocol: c",
+            "Sec-WebSocket-Protocol: A", "Sec-WebSocket-Protocol:", "Sec-WebSocket-Protocol: a, b",
+            "Sec-WebSocket-Protocol: a\r\nSec-WebSocket-Protocol: a",
+            "Sec-WebSocket-Extensions: x-webkit-deflate-frame",
+            "Sec-WebSocket-Extensions: permessage-deflate",
+            "Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover",
+            "Sec-WebSocket-Extensions: " + OFFER + "; server_no_context_takeover",
+            "Sec-WebSocket-Extensions: " + OFFER + "; client_max_window_bits=15",
+            "Sec-WebSocket-Extensions: " + OFFER + "; server_max_window_bits",
+            "Sec-WebSocket-Extensions: " + OFFER + "; server_max_window_bits=7",
+            "Sec-WebSocket-Extensions: " + OFFER + "; server_max_window_bits=16",
+            "Sec-WebSocket-Extensions: " + OFFER + "; mux_no_context_takeover",
+            "Sec-WebSocket-Extensions: " + OFFER + ", " + OFFER,
+            "Sec-WebSocket-Extensions: " + OFFER + ";", "Sec-WebSocket-Extensions: ;",
+            "no colon", ": no name", "X y: z", "X: \u007f"})
+        void anAnswerThatBreaksARule(String headers) throws Exception {
+            try (var server = new RawServer((client, request) -> {
+                client.ascii(answer(request, headers.split("\r\n")));
+                assertThrows(SocketException.class, client.in::read);           // cut off
+            })) {
+                Chat.WebSocket.Refusal refusal = refused(server, "a", "b");
+                assertEquals(400, refusal.code);
+                assertTrue(refusal.getMessage().contains("§"), refusal.getMessage());
+            }
+        }
+
+        @Test
+        @DisplayName("RFC 7692 §7.1 compression that was not offered may not be agreed on")
+        void compressionThatWasNotOffered() throws Exception {
+            try (var server = new RawServer((client, request) -> {
+                assertFalse(request.contains("Extensions"), request);
+                client.ascii(answer(request, "Sec-WebSocket-Extensions: " + OFFER));
+            })) {
+                var settings = settings(false, new LinkedBlockingQueue<>());
+                assertEquals(400, assertThrows(Chat.WebSocket.Refusal.class,
+                        () -> Chat.WebSocket.connect(server.uri(), settings, List.of(), List.of()))
+                        .code);
+            }
+        }
+
+        @ParameterizedTest
+        @DisplayName("§4.1 any status but 101 is a failure with this status; nothing is followed")
+        @CsvSource({"200 OK", "100 Continue", "301 Moved Permanently", "302 Found",
+            "307 Temporary Redirect", "401 Unauthorized", "403 \u001b[31mForbidden", "404",
+            "426 Upgrade Required", "500 Oh", "503 "})
+        void anyOtherStatus(String line) throws Exception {
+            try (var server = new RawServer((client, request) -> client.ascii("HTTP/1.1 " + line
+                    + "\r\nLocation: /there\r\nContent-Length: 0\r\n\r\n"))) {
+                Chat.WebSocket.Refusal refusal = refused(server);
+                assertEquals(Integer.parseInt(line.substring(0, 3)), refusal.code);
+                assertTrue(refusal.getMessage().contains(line.replace("\u001b", "\\u{1b}"))
+                        && refusal.getMessage().contains("/there"), refusal.getMessage());
+            }
+            try (var server = new RawServer((client, request) -> client.ascii("HTTP/1.0 " + line
+                    + "\r\n\r\n"))) {
+                assertEquals(Integer.parseInt(line.substring(0, 3)), refused(server).code);
+            }
+        }
+
+        @Test
+        @DisplayName("what is no answer at all fails the connection")
+        void whatIsNoAnswerAtAll() throws Exception {
+            for (String garbage : List.of("\r\n\r\n", "SSH-2.0-x\r\n\r\n", "HTTP/1.1\r\n\r\n",
+                    "HTTP/1.1 1O1 x\r\n\r\n", "HTTP/2 101\r\n\r\n", "HTTP/1.1 0101\r\n\r\n",
+                    "\n", "HTTP/1.1 101\r\n\n", "\0\0\0", "\u0016\u0003")) {
+                boolean endless = garbage.startsWith("\0");
+                try (var server = new RawServer((client, request) -> {
+                    client.ascii(endless ? garbage.repeat(10_000) : garbage);
+                    assertThrows(SocketException.class, client.in::read);
+                })) {
+                    assertEquals(endless ? 431 : 400, refused(server).code, garbage);
+                }
+            }
+        }
+
+        @Test
+        @DisplayName("a server that isn't there, or goes before its answer is whole, is told at once")
+        void whoGoesBeforeTheAnswerIsWhole() throws Exception {
+            for (String start : List.of("", "H", "HTTP/1.1 101 Switching Protocols\r\n"))
+                try (var server = new RawServer((client, request) -> client.ascii(start))) {
+                    var failure = assertThrows(EOFException.class, () -> connect(server));
+                    assertTrue(failure.getMessage().contains("hung up"), failure.getMessage());
+                }
+            int free;
+            try (var listener = new ServerSocket(0, 50, InetAddress.getByName("127.0.0.1"))) {
+                free = listener.getLocalPort();
+            }
+            assertThrows(ConnectException.class, () -> Chat.WebSocket.connect(
+                    URI.create("ws://127.0.0.1:" + free)));
+        }
+
+        @Test
+        @DisplayName("§4.1 handshake and closing have their time, however the bytes trickle in")
+        void handshakeAndClosingHaveTheirTime() throws Exception {
+            Answer silent = (client, request) -> assertThrows(SocketException.class,
+                    client.in::read);
+            Answer trickles = (client, request) -> {
+                assertThrows(SocketException.class, () -> {
+                    while (true) {
+                        client.ascii("H");
+                        Thread.sleep(200);
+                    }
+                });
+            };
+            Script deaf = client -> {
+                Masked.read(client);
+                assertThrows(SocketException.class, () -> {
+                    while (true) {
+                        client.write(plain(0x89));
+                        Thread.sleep(200);
+                    }
+                });
+            };
+            try (var first = new RawServer(silent); var second = new RawServer(trickles);
+                    var third = open(deaf);
+                    var secret = new ServerSocket(0, 50, InetAddress.getByName("127.0.0.1"));
+                    var threads = Executors.newVirtualThreadPerTaskExecutor()) {
+                var wss = URI.create("wss://127.0.0.1:" + secret.getLocalPort());
+                var log = new LinkedBlockingQueue<String>();
+                var late = new ArrayList<Future<SocketTimeoutException>>();
+                for (Callable<?> call : List.<Callable<?>>of(() -> connect(first),
+                        () -> connect(second), () -> Chat.WebSocket.connect(wss,
+                        settings(true, log), List.of(), List.of())))
+                    late.add(threads.submit(() -> assertThrows(SocketTimeoutException.class,
+                            call::call)));
+                var webSocket = Chat.WebSocket.connect(third.uri(), settings(true, log), List.of(),
+                        List.of());
+                webSocket.close(4000, "");
+                assertNull(webSocket.receive());
+                assertEquals(1006, webSocket.closeCode());
+                for (var each : late) {
+                    String message = each.get(PATIENCE, TimeUnit.SECONDS).getMessage();
+                    assertTrue(message.contains(Chat.WebSocket.HANDSHAKE_TIME + " s"), message);
+                }
+                assertTrue(log.size() <= 1, "told again and again: " + log);
+            }
+        }
+
+        // -- Frames and messages --
+
+        @Test
+        @DisplayName("§5.1, §5.3 each frame is masked, with a key that nobody can foretell")
+        void eachFrameHasANewKey() throws Exception {
+            try (var server = open(client -> {
+                var keys = new HashSet<String>();
+                for (int i = 0; i < 200; i++) {
+                    Masked frame = Masked.read(client);
+                    assertEquals("81 Hello", frame.toString());
+                    keys.add(frame.key);
+                }
+                assertEquals(200, keys.size(), keys::toString);
+                client.write(plain(0x89, utf8("are you there?")));
+                assertEquals("8a are you there?", Masked.read(client).toString());
+                client.write(plain(0x82, bytes("00 ff")));
+                assertEquals("89 ", Masked.read(client).toString());
+                client.write(plain(0x8a));
+                assertEquals(0x88, Masked.read(client).first);
+                client.write(plain(0x88, bytes("03 e8")));
+            }); var webSocket = connect(server)) {
+                var hello = Chat.WebSocket.Message.text("Hello");
+                for (int i = 0; i < 200; i++) assertTrue(webSocket.send(hello));
+                assertEquals("00 ff", hex(webSocket.receive().payload()));
+                webSocket.ping();
+            }
+        }
+
+        @ParameterizedTest
+        @DisplayName("§5, §7.1.7 a server that breaks a rule is told which: the client ends it")
+        @CsvSource({"81 80 00 00 00 00, 1002", "88 82 00 00 00 00 03 e8, 1002", "83 00, 1002",
+            "a1 00, 1002", "80 00, 1002", "81 7e 00 05, 1002", "89 7e, 1002", "09 00, 1002",
+            "81 01 ff, 1007", "c1 01 ff, 1007", "c1 00, 1002", "88 01 00, 1002",
+            "88 02 03 ed, 1002", "82 7f 00 00 00 00 00 10 00 01, 1009"})
+        void aServerThatBreaksARule(String bad, int code) throws Exception {
+            try (var server = open(client -> {
+                Masked last = Masked.read(client.hex(bad));
+                assertEquals(0x88, last.first, last::toString);
+                assertEquals(code, new Frame(0x88, last.payload).code(), last::toString);
+                client.socket.setSoTimeout(200);
+                assertThrows(SocketTimeoutException.class, client.in::read);    // §7.1.1
+            }, "Sec-WebSocket-Extensions: " + OFFER); var webSocket = connect(server)) {
+                var refusal = assertThrows(Chat.WebSocket.Refusal.class, webSocket::receive);
+                assertEquals(code, refusal.code);
+                assertTrue(refusal.getMessage().contains("§"), refusal.getMessage());
+                assertEquals(Chat.WebSocket.State.CLOSED, webSocket.state());
+                assertNull(webSocket.receive());
+            }
+        }
+
+        @Test
+        @DisplayName("§5.4 fragments, compressed ones too, with a ping in between, are one message")
+        void fragments() throws Exception {
+            try (var server = open(client -> {
+                client.hex("01 03 48 65 6c 89 01 3f 80 02 6c 6f");
+                client.hex("41 03 f2 48 cd 80 04 c9 c9 07 00");       // RFC 7692 §7.2.3.1
+                assertEquals("8a ?", Masked.read(client).toString());
+                client.hex("88 00");
+            }, "Sec-WebSocket-Extensions: " + OFFER); var webSocket = connect(server)) {
+                assertEquals("Hello", webSocket.receive().text());
+                assertEquals("Hello", webSocket.receive().text());
+                assertNull(webSocket.receive());
+                assertEquals(1005, webSocket.closeCode());
+            }
+        }
+
+        @ParameterizedTest
+        @DisplayName("RFC 7692 §7.2 a long message goes out compressed, if that was agreed on")
+        @CsvSource({"'', 82", "Sec-WebSocket-Extensions:, 82",
+            "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover, c2"})
+        void aLongMessageGoesOutCompressed(String header, String first) throws Exception {
+            byte[] message = utf8("Hello ".repeat(1000));
+            try (var server = open(client -> {
+                Masked frame = Masked.read(client);
+                assertEquals(first, hex((byte) frame.first));
+                assertArrayEquals(message, first.equals("82") ? frame.payload
+                        : Compression.inflate(frame.payload));
+            }, header.isEmpty() ? new String[0] : new String[] {header});
+                    var webSocket = connect(server)) {
+                webSocket.send(new Chat.WebSocket.Message(false, message));
+                assertNull(webSocket.receive());
+            }
+        }
+
+        @Test
+        @DisplayName("§7.1.5 a server that goes in the middle of anything: 1006")
+        void aServerThatGoes() throws Exception {
+            for (String start : List.of("", "81", "81 05 48", "01 01 48", "88 02 03", "81 7e 00"))
+                for (boolean reset : List.of(false, true))
+                    try (var server = open(client -> {
+                        client.hex(start);
+                        if (reset) client.reset();
+                    }); var webSocket = connect(server)) {
+                        assertNull(webSocket.receive());
+                        assertEquals(1006, webSocket.closeCode());
+                        assertEquals(Chat.WebSocket.State.CLOSED, webSocket.state());
+                        assertFalse(webSocket.send(Chat.WebSocket.Message.text("late")));
+                    }
+        }
+
+        // -- Closing --
+
+        @Test
+        @DisplayName("§7.1.5 the server's code and reason are told, and its code is the answer")
+        void theServerCloses() throws Exception {
+            for (String[] close : new String[][] {{"", "1005"}, {"03 e8", "1000"},
+                    {"0f a0 c3 a9", "4000é"}, {"03 f3", "1011"}})
+                try (var server = open(client -> {
+                    client.write(plain(0x81, utf8("last"))).write(plain(0x88, bytes(close[0])));
+                    Masked answer = Masked.read(client);
+                    assertEquals(0x88, answer.first);
+                    assertEquals(close[0].isEmpty() ? "" : close[0].substring(0, 5),
+                            hex(answer.payload));
+                }); var webSocket = connect(server)) {
+                    assertEquals("last", webSocket.receive().text());
+                    assertNull(webSocket.receive());
+                    assertEquals(close[1], webSocket.closeCode() + webSocket.closeReason());
+                }
+        }
+
+        @Test
+        @DisplayName("§7.1.1, §7.1.2 after its own Close the client hears what was on its way, and "
+                + "waits for the server to end TCP")
+        void theClientCloses() throws Exception {
+            try (var server = open(client -> {
+                Masked close = Masked.read(client);
+                assertEquals("88 0f a1 62 79 65", hex((byte) close.first) + " "
+                        + hex(close.payload));
+                client.write(plain(0x81, utf8("on its way"))).write(plain(0x89));
+                client.write(plain(0x88, bytes("0f a1")));
+                client.socket.setSoTimeout(200);
+                assertThrows(SocketTimeoutException.class, client.in::read);
+            }); var webSocket = connect(server)) {
+                webSocket.close(4001, "bye");
+                assertFalse(webSocket.send(Chat.WebSocket.Message.text("late")));
+                assertEquals("on its way", webSocket.receive().text());
+                assertNull(webSocket.receive());
+                assertEquals(4001, webSocket.closeCode());
+            }
+        }
+
+        // -- Against servers --
+
+        @ParameterizedTest
+        @DisplayName("§1.5 this server gives back what this client sends: all sizes, all kinds")
+        @ValueSource(booleans = {false, true})
+        void allSizesComeBack(boolean deflate) throws Exception {
+            var log = new LinkedBlockingQueue<String>();
+            try (var webSocket = Chat.WebSocket.connect(echo(), settings(deflate, log), List.of(),
+                    List.of())) {
+                var random = new Random(18);
+                var sent = new ArrayList<Chat.WebSocket.Message>();
+                for (int size : new int[] {0, 1, 2, 125, 126, 127, 1023, 1024, 1025, 4096, 65_535,
+                        65_536, 65_537, 200_000, (1 << 20) - 1, 1 << 20}) {
+                    byte[] noise = new byte[size];
+                    random.nextBytes(noise);
+                    sent.add(new Chat.WebSocket.Message(false, noise));
+                    sent.add(new Chat.WebSocket.Message(true, utf8("x".repeat(size))));
+                    sent.add(Chat.WebSocket.Message.text("é€😀".repeat(size / 9)));
+                }
+                Thread.startVirtualThread(() -> sent.forEach(webSocket::send));
+                for (var message : sent) {
+                    Chat.WebSocket.Message heard = webSocket.receive();
+                    assertEquals(message.isText(), heard.isText());
+                    assertArrayEquals(message.payload(), heard.payload());
+                }
+                webSocket.close(4321, "enough");
+                assertNull(webSocket.receive());
+                assertEquals(4321, webSocket.closeCode());
+            }
+            assertTrue(log.isEmpty(), log::toString);
+        }
+
+        @Test
+        @DisplayName("§7.4 this server's refusals come to this client with their code and words")
+        void refusalsComeWithTheirCode() throws Exception {
+            URI nowhere = echo().resolve("/nowhere");
+            assertEquals(404, assertThrows(Chat.WebSocket.Refusal.class,
+                    () -> Chat.WebSocket.connect(nowhere)).code);
+            try (var webSocket = Chat.WebSocket.connect(echo().resolve("/chat/client"),
+                    Chat.Rooms.PRESENCE)) {
+                assertEquals(Chat.Rooms.PRESENCE, webSocket.protocol());
+                webSocket.send(new Chat.WebSocket.Message(false, new byte[1]));
+                while (webSocket.receive() != null) continue;
+                assertEquals(1003, webSocket.closeCode());
+                assertTrue(webSocket.closeReason().contains("§5.6"), webSocket.closeReason());
+            }
+        }
+
+        @Test
+        @DisplayName("a stopping server's 1001 comes to all clients, who end in order")
+        void aStoppingServer() throws Exception {
+            Chat stopping = chat();
+            var uri = URI.create("ws://localhost:" + stopping.webSocketPort() + "/echo");
+            try (var threads = Executors.newVirtualThreadPerTaskExecutor()) {
+                var codes = new ArrayList<Future<Integer>>();
+                for (int i = 0; i < 20; i++) {
+                    var webSocket = Chat.WebSocket.connect(uri);
+                    codes.add(threads.submit(() -> {
+                        while (webSocket.receive() != null) continue;
+                        return webSocket.closeCode();
+                    }));
+                }
+                stopping.close();
+                for (var code : codes) assertEquals(1001, code.get(PATIENCE, TimeUnit.SECONDS));
+            }
+        }
+
+        /// Node's ws as server: gives all back, closes with 4000 when it hears so.
+        private static final String WS_SERVER = """
+                const server = new WebSocket.WebSocketServer({ host: '127.0.0.1', port: 0,
+                  perMessageDeflate: { threshold: 0 }, handleProtocols: offers => [...offers].pop(),
+                  verifyClient: ({ req }, tell) =>
+                    req.url === '/secret' ? tell(false, 401, 'who are you?') : tell(true) });
+                server.on('listening', () => console.log(server.address().port));
+                server.on('connection', socket => {
+                  socket.on('message', (data, isBinary) => String(data) === 'close'
+                    ? socket.close(4000, 'é') : socket.send(data, { binary: isBinary }));
+                  socket.on('close', (code, reason) => console.log(`${code}${reason}`));
+                });
+                """;
+
+        @ParameterizedTest
+        @DisplayName("§1.5, RFC 7692 §7 Node's ws gives all back, compressed or not, and closes")
+        @ValueSource(booleans = {false, true})
+        void nodesWsGivesAllBack(boolean deflate) throws Exception {
+            try (Program node = node(WS_SERVER)) {
+                String base = "ws://127.0.0.1:" + node.next(node.out);
+                var log = new LinkedBlockingQueue<String>();
+                var settings = settings(deflate, log);
+                var webSocket = Chat.WebSocket.connect(URI.create(base), settings, List.of(),
+                        List.of("a", "b"));
+                assertEquals("b", webSocket.protocol());
+                var sent = new ArrayList<Chat.WebSocket.Message>();
+                for (int size : new int[] {0, 1, 125, 126, 1024, 65_535, 65_536, 1 << 20}) {
+                    sent.add(new Chat.WebSocket.Message(false, new byte[size]));
+                    sent.add(new Chat.WebSocket.Message(true, utf8("x".repeat(size))));
+                }
+                sent.forEach(webSocket::send);
+                for (var message : sent) {
+                    Chat.WebSocket.Message heard = webSocket.receive();
+                    assertEquals(message.isText(), heard.isText());
+                    assertArrayEquals(message.payload(), heard.payload());
+                }
+                webSocket.close(4321, "enough");
+                assertNull(webSocket.receive());
+                assertEquals(4321, webSocket.closeCode());
+                assertEquals("4321enough", node.next(node.out));
+                try (var second = Chat.WebSocket.connect(URI.create(base), settings, List.of(),
+                        List.of())) {
+                    second.send(Chat.WebSocket.Message.text("close"));
+                    assertNull(second.receive());
+                    assertEquals("4000é", second.closeCode() + second.closeReason());
+                }
+                assertEquals("4000", node.next(node.out));
+                assertEquals(401, assertThrows(Chat.WebSocket.Refusal.class,
+                        () -> Chat.WebSocket.connect(URI.create(base + "/secret"))).code);
+                assertTrue(log.isEmpty(), log::toString);
+            }
+        }
+
+        @Test
+        @DisplayName("§10.6 wss: only a certificate that is trusted, and has the host's name")
+        void onlyACertificateWithTheHostsName() throws Exception {
+            Path folder = temporary();
+            String keys = folder.resolve("keys").toString(), password = "only for this test";
+            makeKeys(keys, password, "san=dns:localhost");
+            var store = KeyStore.getInstance(new File(keys), password.toCharArray());
+            var trust = TrustManagerFactory.getInstance("PKIX");
+            trust.init(store);
+            SSLContext trusting = SSLContext.getInstance("TLS");
+            trusting.init(null, trust.getTrustManagers(), null);
+            var settings = new Chat.WebSocket.Settings(1 << 20, 8 << 20,
+                    new Chat.WebSocket.Memory(1 << 30), true, trusting, "", null, line -> { });
+            try (Program secure = Program.under(List.of("env", "CHAT_KEYSTORE_PASSWORD="
+                    + password), "--keystore", keys)) {
+                String port = secure.ready().group(4);
+                var uri = URI.create("wss://localhost:" + port + "/echo");
+                try (var webSocket = Chat.WebSocket.connect(uri, settings, List.of(), List.of())) {
+                    webSocket.send(Chat.WebSocket.Message.text("x".repeat(100_000)));
+                    assertEquals(100_000, webSocket.receive().payload().length);
+                    webSocket.close(1000, "");
+                    assertNull(webSocket.receive());
+                    assertEquals(1000, webSocket.closeCode());
+                }
+                assertThrows(SSLException.class, () -> Chat.WebSocket.connect(uri));
+                assertThrows(SSLException.class, () -> Chat.WebSocket.connect(
+                        URI.create("wss://127.0.0.1:" + port + "/echo"), settings, List.of(),
+                        List.of()));
+                try (Program stranger = Program.chat("--connect=" + uri)) {
+                    assertEquals(1, stranger.exit());
+                    assertTrue(stranger.err.element().contains("trustStore"), stranger.err::toString);
+                }
+            }
+        }
+
+        // -- The terminal --
+
+        private static Program terminal(URI uri, String... options) throws Exception {
+            return Program.chat(Stream.concat(Stream.of("--connect=" + uri), Stream.of(options))
+                    .toArray(String[]::new));
+        }
+
+        private static void type(Program program, String text) throws IOException {
+            program.process.getOutputStream().write(utf8(text));
+            program.process.getOutputStream().flush();
+        }
+
+        @Test
+        @DisplayName("--connect sends lines, prints messages, and ends with its input: 1000, exit 0")
+        void linesAndMessages() throws Exception {
+            try (Program ada = terminal(echo())) {
+                assertEquals("open: " + echo(), ada.next(ada.err));
+                type(ada, "Hello\nwörld 😀\n\n");
+                assertEquals("Hello", ada.next(ada.out));
+                assertEquals("wörld 😀", ada.next(ada.out));
+                assertEquals("", ada.next(ada.out));
+                type(ada, "the last, without an end of line");
+                ada.process.getOutputStream().close();
+                assertEquals(0, ada.exit());
+                assertEquals("[the last, without an end of line]", ada.out.toString());
+                assertEquals("[closed with 1000, done]", ada.err.toString());
+            }
+        }
+
+        @Test
+        @DisplayName("--connect: a message can't steer the terminal, nor pass for two")
+        void aMessageCannotSteerTheTerminal() throws Exception {
+            try (var server = open(client -> {
+                client.write(plain(0x81, utf8("one\r\ntwo\n\nfour\u001b[2J\u0007\u202e\u2028")));
+                client.write(plain(0x82, bytes("00 ff")));
+                client.write(plain(0x88, join(bytes("03 f0"), utf8("\u001b[31mno\nclosed"))));
+                Masked.read(client);
+            }); Program ada = terminal(server.uri())) {
+                assertEquals(1, ada.exit());
+                assertEquals(List.of("one", "    two", "    ",
+                        "    four\\u{1b}[2J\\u{7}\\u{202e}\\u{2028}"), List.copyOf(ada.out));
+                assertEquals(List.of("open: " + server.uri(), "BINARY, 2 bytes: 00 ff",
+                        "closed with 1008, not allowed: \\u{1b}[31mno\\u{a}closed"),
+                        List.copyOf(ada.err));
+            }
+        }
+
+        @ParameterizedTest
+        @DisplayName("--connect: the exit code says how it ended, a line on stderr says it in words")
+        @CsvSource({"88 02 03 e8, 0, '1000, done'", "88 02 03 e9, 0, '1001, going away'",
+            "88 00, 0, '1005, without a code'", "81 05, 1, '1006, lost, without a Close'",
+            "88 02 0f a0, 1, '4000, which has a meaning for this server only'",
+            "81 80 00 00 00 00, 1, '1002, a rule was broken'"})
+        void theExitCodeSaysHowItEnded(String frames, int status, String words) throws Exception {
+            try (var server = open(client -> client.hex(frames).socket.shutdownOutput());
+                    Program ada = terminal(server.uri())) {
+                assertEquals(status, ada.exit(), ada.err::toString);
+                List<String> lines = List.copyOf(ada.err);
+                assertEquals("closed with " + words, lines.getLast());
+                boolean broken = words.startsWith("1002");
+                assertEquals(broken ? 3 : 2, lines.size(), lines::toString);
+                if (broken) assertTrue(lines.get(1).contains("must not mask"), lines.get(1));
+            }
+        }
+
+        @Test
+        @DisplayName("--connect passes on headers, subprotocols and the origin")
+        void headersArePassedOn() throws Exception {
+            var heard = new CompletableFuture<String>();
+            try (var server = new RawServer((client, request) -> {
+                heard.complete(request);
+                client.ascii(answer(request, "Sec-WebSocket-Protocol: soap"));
+                client.hex("88 02 03 e8").read(8);
+            }); Program ada = terminal(server.uri(), "--header=Cookie: a=b", "--header", "X: y",
+                    "--subprotocol=presence", "--subprotocol=soap", "--no-deflate",
+                    "--origin=https://chat.example")) {
+                assertEquals(0, ada.exit(), ada.err::toString);
+                assertTrue(ada.err.element().endsWith(", soap"), ada.err::toString);
+                String end = "\r\nSec-WebSocket-Protocol: presence, soap\r\nCookie: a=b\r\nX: y\r\n"
+                        + "Origin: https://chat.example\r\n\r\n";
+                assertTrue(heard.get().endsWith(end), heard.get());
+            }
+        }
+
+        @Test
+        @DisplayName("--connect: what can't be sent is refused with exit 2, without a connection")
+        void whatCannotBeSentIsRefused() throws Exception {
+            for (String option : List.of("--header=X: y\r\nZ: z", "--header=X y: z",
+                    "--subprotocol=a\r\nX: y", "--origin=*"))
+                try (Program ada = terminal(echo(), option)) {
+                    assertEquals(2, ada.exit());
+                    assertTrue(ada.out.isEmpty(), ada.out::toString);
+                    assertEquals("Chat.java: ", ada.err.element().substring(0, 11));
+                }
+        }
+
+        @Test
+        @DisplayName("--connect: a failure to connect is one clear line, exit 1")
+        void aFailureToConnectIsOneLine() throws Exception {
+            int free;
+            try (var listener = new ServerSocket(0, 50, InetAddress.getByName("127.0.0.1"))) {
+                free = listener.getLocalPort();
+            }
+            for (String[] each : new String[][] {{"ws://127.0.0.1:" + free, "Connection refused"},
+                    {"" + echo().resolve("/nowhere"), "404 Not Found"}})
+                try (Program ada = terminal(URI.create(each[0]))) {
+                    assertEquals(1, ada.exit());
+                    assertEquals(1, ada.err.size(), ada.err::toString);
+                    assertTrue(ada.err.element().startsWith("Chat.java: can't connect to " + each[0])
+                            && ada.err.element().contains(each[1]), ada.err::toString);
+                }
+        }
+
+        @Test
+        @DisplayName("--connect --trace explains both directions, as seen from here")
+        void traceExplainsBothDirections() throws Exception {
+            try (Program ada = terminal(echo(), "--trace")) {
+                type(ada, "Hello\n");
+                ada.process.getOutputStream().close();
+                assertEquals(0, ada.exit());
+                String titles = ada.err.stream().filter(line -> line.matches("\\d\\d:.*"))
+                        .map(line -> line.replaceFirst("^\\S+ #\\d+ +", "")).collect(
+                        Collectors.joining("\n"));
+                assertEquals("""
+                        out the opening handshake (§4.1)
+                        in  the answer (§4.2.2)
+                        out TEXT frame, 5 bytes
+                        in  TEXT frame, 5 bytes
+                        out CLOSE frame, 2 bytes
+                        in  CLOSE frame, 2 bytes""", titles);
+                assertTrue(ada.err.stream().anyMatch(line -> line.contains("masking key")));
+                assertEquals("[Hello]", ada.out.toString());
+            }
+        }
+
+        @Test
+        @DisplayName("--connect stopped by a signal says 1001")
+        void aSignalSays1001() throws Exception {
+            try (var server = open(client -> {
+                assertEquals("03 e9", hex(Masked.read(client).payload));
+                client.hex("88 02 03 e9");
+            }); Program ada = terminal(server.uri())) {
+                ada.next(ada.err);
+                ada.terminate();
+                assertEquals(143, ada.exit());
+            }
+        }
+
+        @Test
+        @DisplayName("--connect sends a file no faster than the server takes it, and hears all")
+        void aFileGoesThrough() throws Exception {
+            int lines = 20_000;
+            try (Program ada = terminal(echo(), "--max-queue=20000")) {
+                var typing = new FutureTask<>(() -> {
+                    for (int i = 0; i < lines; i++) type(ada, "line " + i + "x".repeat(100) + "\n");
+                    return null;
+                });
+                Thread.startVirtualThread(typing);
+                for (int i = 0; i < lines; i++)
+                    assertEquals("line " + i + "x".repeat(100), ada.next(ada.out));
+            }
+        }
+    }
+
     // ---- What travels, explained --------------------------------------------------------------
 
     @Nested
@@ -9784,6 +10596,44 @@ class ChatTest {
                 assertEquals("1006", echo.next(echo.out));
                 assertEquals("[#2 1002 a client must mask its frames (§5.1)]",
                         echo.err.toString());
+            }
+        }
+
+        @Test
+        @DisplayName("once more cut out, it is the client of its other self, and the server")
+        void theClassIsClientAndServer() throws Exception {
+            Path folder = temporary();
+            Path source = Files.writeString(folder.resolve("Both.java"), imports() + """
+
+                class Both {
+                    public static void main(String[] none) throws Exception {
+                        var listener = new ServerSocket(0, 50, InetAddress.getLoopbackAddress());
+                        Thread.startVirtualThread(() -> {
+                            try {
+                                WebSocket.serve(listener.accept(), webSocket -> {
+                                    while (webSocket.receive() instanceof WebSocket.Message message)
+                                        webSocket.send(message);
+                                });
+                            } catch (IOException closed) {
+                                System.out.println(closed);
+                            }
+                        });
+                        URI uri = URI.create("ws://localhost:" + listener.getLocalPort());
+                        try (var webSocket = WebSocket.connect(uri)) {
+                            for (String text : List.of("Hello", "Hello".repeat(10_000))) {
+                                webSocket.send(WebSocket.Message.text(text));
+                                System.out.println(webSocket.receive().text().length());
+                            }
+                            webSocket.close(4000, "");
+                            while (webSocket.receive() != null) continue;
+                            System.out.println(webSocket.closeCode());
+                        }
+                    }
+                """ + webSocketClass() + "}\n");
+            compile(source, folder);
+            try (Program both = new Program(folder, JAVA, "-cp", ".", "Both")) {
+                assertEquals(0, both.exit());
+                assertEquals("[5, 50000, 4000] []", both.out + " " + both.err);
             }
         }
 
