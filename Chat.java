@@ -55,7 +55,7 @@ public final class Chat implements AutoCloseable {
             Options options = new Options(arguments);
             switch (options.task) {
                 case SERVE -> serve(options);
-                case CONNECT -> System.exit(new Terminal(options).talk());
+                case CONNECT -> System.exit(new Client(options).talk());
                 case EXPLAIN -> System.out.println(Explained.explain(options.frames()));
                 case HELP -> System.out.println(Options.USAGE);
                 case VERSION -> System.out.println(
@@ -1945,8 +1945,8 @@ public final class Chat implements AutoCloseable {
                 throw refusal;
             } catch (IOException failure) {             // which the watcher may have caused
                 boolean late = System.nanoTime() - deadline >= 0;
-                if (late) throw new SocketTimeoutException("no whole answer to the handshake within "
-                        + HANDSHAKE_TIME + " s");
+                if (late) throw new SocketTimeoutException("no whole answer to the handshake "
+                        + "within " + HANDSHAKE_TIME + " s");
                 if (!(failure instanceof EOFException)) throw failure;
                 throw new EOFException("the server hung up before its answer was complete");
             }
@@ -3525,19 +3525,16 @@ public final class Chat implements AutoCloseable {
     }
 
     /// A client for a terminal or a pipe: each line that is typed is sent, each message printed.
-    static final class Terminal {
+    static final class Client {
         static final long PAUSE = 10_000_000;       // ns until it is seen that lines are taken
         static final long GOODBYE = 1_000_000_000;  // ns for the answer to our Close, after ^C
         static final String TRUST = "; to trust a certificate of your own: "
                 + "java -Djavax.net.ssl.trustStore=FILE Chat.java --connect …";
 
         private final Options options;
-        // In a WebSocket all text is UTF-8; so are these, whatever the system's language.
-        private final PrintStream out = new PrintStream(new BufferedOutputStream(
-                new FileOutputStream(FileDescriptor.out)), false, UTF_8);
         private WebSocket webSocket;
 
-        Terminal(Options options) {
+        Client(Options options) {
             this.options = options;
             boolean one = options.origins.size() <= 1 && !options.origins.toString().contains("*");
             if (!one) throw new IllegalArgumentException("--connect has one --origin, without *");
@@ -3611,11 +3608,11 @@ public final class Chat implements AutoCloseable {
         private void print(WebSocket.Message message) {
             byte[] payload = message.payload();
             if (message.isText())
-                out.println(message.text().lines().map(WebSocket::printable)
+                System.out.println(message.text().lines().map(WebSocket::printable)
                         .collect(Collectors.joining("\n    ")));
             else tell("BINARY, " + payload.length + " bytes: "
                     + Explained.hex(payload, 0, payload.length));
-            if (out.checkError()) webSocket.close(1000, "");        // flushed, but nobody reads
+            if (System.out.checkError()) webSocket.close(1000, "");         // nobody reads on
         }
 
         /// When the program is stopped. After an orderly end there is nothing left to do.

@@ -2508,7 +2508,8 @@ class ChatTest {
 
         /// A server for one client.
         private static final class RawServer implements AutoCloseable {
-            final ServerSocket listener = new ServerSocket(0, 50, InetAddress.getByName("127.0.0.1"));
+            final ServerSocket listener =
+                    new ServerSocket(0, 50, InetAddress.getByName("127.0.0.1"));
             private final FutureTask<Void> served;
 
             RawServer(Answer answer) throws IOException {
@@ -2600,7 +2601,9 @@ class ChatTest {
             return assertThrows(Chat.WebSocket.Refusal.class, () -> connect(server, subprotocols));
         }
 
-        private URI echo() { return URI.create("ws://localhost:" + chat.webSocketPort() + "/echo"); }
+        private URI echo() {
+            return URI.create("ws://localhost:" + chat.webSocketPort() + "/echo");
+        }
 
         // -- The opening handshake --
 
@@ -2785,7 +2788,7 @@ class ChatTest {
         }
 
         @Test
-        @DisplayName("a server that isn't there, or goes before its answer is whole, is told at once")
+        @DisplayName("a server that isn't there, or goes before its answer is whole, is told")
         void whoGoesBeforeTheAnswerIsWhole() throws Exception {
             for (String start : List.of("", "H", "HTTP/1.1 101 Switching Protocols\r\n"))
                 try (var server = new RawServer((client, request) -> client.ascii(start))) {
@@ -3138,7 +3141,8 @@ class ChatTest {
                         List.of()));
                 try (Program stranger = Program.chat("--connect=" + uri)) {
                     assertEquals(1, stranger.exit());
-                    assertTrue(stranger.err.element().contains("trustStore"), stranger.err::toString);
+                    String line = stranger.err.element();
+                    assertTrue(line.contains("trustStore"), line);
                 }
             }
         }
@@ -3156,7 +3160,7 @@ class ChatTest {
         }
 
         @Test
-        @DisplayName("--connect sends lines, prints messages, and ends with its input: 1000, exit 0")
+        @DisplayName("--connect sends lines, prints messages, ends with its input: 1000, exit 0")
         void linesAndMessages() throws Exception {
             try (Program ada = terminal(echo())) {
                 assertEquals("open: " + echo(), ada.next(ada.err));
@@ -3191,7 +3195,7 @@ class ChatTest {
         }
 
         @ParameterizedTest
-        @DisplayName("--connect: the exit code says how it ended, a line on stderr says it in words")
+        @DisplayName("--connect: the exit code says how it ended, a line on stderr in words")
         @CsvSource({"88 02 03 e8, 0, '1000, done'", "88 02 03 e9, 0, '1001, going away'",
             "88 00, 0, '1005, without a code'", "81 05, 1, '1006, lost, without a Close'",
             "88 02 0f a0, 1, '4000, which has a meaning for this server only'",
@@ -3251,8 +3255,9 @@ class ChatTest {
                 try (Program ada = terminal(URI.create(each[0]))) {
                     assertEquals(1, ada.exit());
                     assertEquals(1, ada.err.size(), ada.err::toString);
-                    assertTrue(ada.err.element().startsWith("Chat.java: can't connect to " + each[0])
-                            && ada.err.element().contains(each[1]), ada.err::toString);
+                    String line = ada.err.element();
+                    assertTrue(line.startsWith("Chat.java: can't connect to " + each[0]), line);
+                    assertTrue(line.contains(each[1]), line);
                 }
         }
 
