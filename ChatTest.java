@@ -3126,7 +3126,7 @@ class ChatTest {
                     new Chat.WebSocket.Memory(1 << 30), true, trusting, "", null, line -> { });
             try (Program secure = Program.under(List.of("env", "CHAT_KEYSTORE_PASSWORD="
                     + password), "--keystore", keys)) {
-                String port = secure.ready().group(4);
+                int port = secure.ready().webSocketPort();
                 var uri = URI.create("wss://localhost:" + port + "/echo");
                 try (var webSocket = Chat.WebSocket.connect(uri, settings, List.of(), List.of())) {
                     webSocket.send(Chat.WebSocket.Message.text("x".repeat(100_000)));
