@@ -5433,6 +5433,62 @@ class ChatTest {
                 assertTrue(sent < 100, "after 100 bytes in 2,000 s it still goes on");
             }
         }
+
+        @Test
+        @DisplayName("who floods a room is slowed: who reads on misses nothing, who doesn't is cut off")
+        void whoFloodsARoomIsSlowed() throws Exception {
+            int lines = 1200;                                           // 12 MB, 4 of them in sockets
+            String filler = "x".repeat(10_000);
+            try (Chat chat = chat("--no-deflate", "--max-queue=1000000");
+                    var executor = Executors.newThreadPerTaskExecutor(Thread::new);
+                    Raw deaf = SlowReaders.stalled(chat, "/chat/flood").assertNothingMore();
+                    Raw talker = Raw.open(chat, "/chat/flood").assertNothingMore();
+                    Raw ada = Raw.open(chat, "/chat/other").assertNothingMore();
+                    Raw bob = Raw.open(chat, "/chat/other").assertNothingMore()) {
+                var steady = new ArrayList<Raw>();
+                for (int i = 0; i < 5; i++)
+                    steady.add(SlowReaders.stalled(chat, "/chat/flood").assertNothingMore());
+                String deafName = deaf.text("").line().replace(": ", "");
+                var all = new ArrayList<Future<Boolean>>();
+                for (Raw raw : steady)
+                    all.add(executor.submit(() -> hearsAll(raw, filler, lines, 4_000_000)));
+                all.add(executor.submit(() -> hearsAll(talker, filler, lines, Long.MAX_VALUE)));
+                executor.submit(() -> {
+                    for (int i = 0; i < lines; i++) talker.text(i + filler);
+                    return null;
+                });
+                long quiet = 0, start = System.nanoTime();
+                for (long before = start; !all.stream().allMatch(Future::isDone); ) {
+                    ada.text("meanwhile");
+                    assertTrue(bob.line().endsWith(": meanwhile"));
+                    ada.line();
+                    long now = System.nanoTime();
+                    quiet = Math.max(quiet, now - before);
+                    before = now;
+                }
+                long lasted = System.nanoTime() - start;
+                for (var each : all) assertTrue(each.get(), deafName + " was not cut off");
+                assertTrue(quiet < lasted / 4, "another room waited for " + quiet + " of " + lasted);
+                for (Raw raw : steady) raw.close();
+            }
+        }
+
+        /// Reads at most so many bytes a second. @return whether the one who is deaf has left
+        private static Boolean hearsAll(Raw raw, String filler, int lines, long rate)
+                throws IOException {
+            long start = System.nanoTime(), heard = 0;
+            boolean left = false;
+            for (int i = 0; i < lines; ) {
+                String line = raw.line();
+                heard += line.length();
+                if (line.endsWith(" has left.")) left = true;
+                else if (line.endsWith(": " + i + filler)) i++;
+                else assertTrue(line.endsWith(": "), () -> "a gap: " + line.substring(0, 30));
+                long due = start + (long) (heard * 1e9 / rate);
+                java.util.concurrent.locks.LockSupport.parkNanos(due - System.nanoTime());
+            }
+            return left;
+        }
     }
 
     // ---- Stuck sockets: what waits for one, waits alone ---------------------------------------
@@ -5652,6 +5708,35 @@ class ChatTest {
                 long uncut = allocated(() -> echoed(raw, whole, size));
                 assertTrue(cut < 4 * uncut, cut + " instead of " + uncut);
                 raw.bye();
+            }
+        }
+
+        /// A new name that is too long costs as much as its bytes do, whatever letters it has.
+        private static void assertNickAlike(Raw raw, Function<String, byte[]> frame)
+                throws Exception {
+            byte[] marks = frame.apply("/nick a" + "\u0315\u0300".repeat(MANY / 2));
+            byte[] letters = frame.apply("/nick a" + "\u044f".repeat(MANY));
+            assertAsCheap(() -> answered(raw, letters), () -> answered(raw, marks));
+            raw.bye();
+        }
+
+        private static void answered(Raw raw, byte[] command) throws IOException {
+            assertTrue(raw.write(command).line().startsWith(" .... "));
+        }
+
+        @Test
+        @DisplayName("a name of combining marks costs as much as one of letters")
+        void aNameOfCombiningMarksIsLinear() throws Exception {
+            try (Chat chat = chat(); Raw raw = Raw.open(chat, "/chat/marks")) {
+                assertNickAlike(raw, text -> masked(0x81, utf8(text)));
+            }
+        }
+
+        @Test
+        @DisplayName("a compressed one, too, though it is some hundred bytes")
+        void aCompressedNameOfCombiningMarksIsLinear() throws Exception {
+            try (Chat chat = chat(); Raw raw = Raw.open(chat, "/chat/marks", OFFER)) {
+                assertNickAlike(raw, text -> masked(0xc1, Compression.deflate(utf8(text))));
             }
         }
 
@@ -5946,6 +6031,58 @@ class ChatTest {
             }
         }
 
+        /// What may be left of somebody who goes in the middle of it.
+        private static List<byte[]> pieces() {
+            byte[] noise = new byte[50_000];
+            new Random(13).nextBytes(noise);
+            byte[] large = new byte[300_000];
+            return List.of(masked(0x81, utf8("Hello")), masked(0x02, new byte[5000]),
+                    masked(0x00, new byte[70_000]), masked(0x80), masked(0x89, new byte[125]),
+                    masked(0xc2, Compression.deflate(noise)), masked(0x82, large),
+                    masked(0x42, Compression.deflate(large)), masked(0xc1, noise),
+                    masked(0x88, bytes("03 e8")), bytes("82 ff 00 00 00 00 00 01 00 00 00 00 00 00"),
+                    Fairness.repeated(masked(0x82), 5000), masked(0x83), utf8("x".repeat(3000)));
+        }
+
+        @Test
+        @DisplayName("when all have gone, in whatever way, nothing is counted any more")
+        void whenAllHaveGoneNothingIsCounted() throws Exception {
+            var random = new Random(13);
+            List<byte[]> pieces = pieces();
+            try (Chat chat = chat("--max-memory=3000000", "--max-queue=400000");
+                    var executor = Executors.newVirtualThreadPerTaskExecutor()) {
+                var settings = (Chat.WebSocket.Settings) field(Chat.class, "settings").get(chat);
+                var all = new ArrayList<Raw>();
+                for (int i = 0; i < 300; i++) {
+                    var parts = new ArrayList<byte[]>();
+                    parts.add(utf8(request(random.nextBoolean() ? "/echo" : "/chat/leak",
+                            "Sec-WebSocket-Extensions: permessage-deflate")));
+                    for (int n = random.nextInt(8); n > 0; n--)
+                        parts.add(pieces.get(random.nextInt(pieces.size())));
+                    byte[] whole = join(parts.toArray(byte[][]::new));
+                    byte[] some = random.nextBoolean() ? whole
+                            : Arrays.copyOf(whole, random.nextInt(whole.length));
+                    int end = random.nextInt(3);
+                    Raw raw = new Raw(chat.webSocketPort());
+                    all.add(raw);
+                    executor.submit(() -> {
+                        try (raw) {
+                            raw.socket.setSoTimeout(500);
+                            raw.write(some);
+                            if (end > 0) raw.assertNothingMore();
+                            if (end == 1) raw.reset();
+                        } catch (IOException | AssertionError refused) {
+                            // that is another way to go
+                        }
+                    });
+                }
+                executor.shutdown();
+                executor.awaitTermination(2, TimeUnit.SECONDS);
+                for (Raw raw : all) raw.close();                // those who are stuck, too
+                eventually(0L, () -> settings.memory().used());
+            }
+        }
+
         @Test
         @DisplayName("3,000 halves of a handshake, as long as may be, count, too")
         void halvesOfHandshakesCount() throws Exception {
@@ -6008,7 +6145,7 @@ class ChatTest {
         /// The chat, with standard error as a pipe which nobody has read so far.
         private static final class Unread implements AutoCloseable {
             final Process process;
-            final int port, pagePort;
+            final int port;
 
             Unread(String... options) throws Exception {
                 process = new ProcessBuilder(Program.command(List.of(), List.of(), options))
@@ -6016,16 +6153,20 @@ class ChatTest {
                 Matcher ready = Program.LINE.matcher(process.inputReader().readLine());
                 assertTrue(ready.matches());
                 port = Integer.parseInt(ready.group(4));
-                pagePort = Integer.parseInt(ready.group(2));
+                try {
+                    fill();
+                } catch (IOException stopped) {
+                    close();
+                    throw stopped;
+                }
             }
 
             /// More than a pipe holds: each refusal is a line.
-            Unread fill() throws IOException {
+            private void fill() throws IOException {
                 for (int i = 0; i < 2500; i++)
                     try (Raw raw = new Raw(port)) {
                         raw.ascii("nonsense\r\n\r\n").in.readAllBytes();
                     }
-                return this;
             }
 
             @Override public void close() { process.destroyForcibly().onExit().join(); }
@@ -6040,7 +6181,7 @@ class ChatTest {
         }
 
         private static void assertGoesOn(String... options) throws Exception {
-            try (Unread chat = new Unread(options).fill();
+            try (Unread chat = new Unread(options);
                     Raw half = new Raw(chat.port).ascii("GET / HTTP/1.1\r\n");
                     Raw ada = new Raw(chat.port).shakeHands("/chat/pipe").assertNothingMore();
                     Raw bob = new Raw(chat.port).shakeHands("/chat/pipe").assertNothingMore()) {
@@ -6069,7 +6210,7 @@ class ChatTest {
         @DisplayName("who reads too slowly is cut off from a room, which goes on")
         void aRoomGoesOnThoughOneReadsTooSlowly() throws Exception {
             String filler = "x".repeat(50_000);
-            try (Unread chat = new Unread("--max-queue=200000", "--no-deflate").fill();
+            try (Unread chat = new Unread("--max-queue=200000", "--no-deflate");
                     Raw slow = new Raw(chat.port).shakeHands("/chat/pipe").assertNothingMore();
                     Raw ada = new Raw(chat.port).shakeHands("/chat/pipe").assertNothingMore()) {
                 String name = slow.text("").line().replace(": ", "");
@@ -6089,7 +6230,7 @@ class ChatTest {
         @Test
         @DisplayName("once it is read again, it says how much has not been printed")
         void itSaysHowMuchHasNotBeenPrinted() throws Exception {
-            try (Unread chat = new Unread().fill()) {
+            try (Unread chat = new Unread()) {
                 var lines = new LinkedBlockingQueue<String>();
                 Program.read(chat.process.errorReader(StandardCharsets.UTF_8), lines);
                 var some = new ArrayList<String>();
