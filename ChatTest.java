@@ -10814,28 +10814,41 @@ class ChatTest {
         /// For what runs a few seconds: to compile the source takes half the time.
         static final String SOON = "-XX:TieredStopAtLevel=1";
 
-        /// Runs a recipe, on free ports, as `java NAME.java`: first beside Chat.java, then with
-        /// the class WebSocket pasted in and as JDK 21 takes it.
-        private static void eachWay(String name, String argument, Try trial) throws Exception {
+        private static String recipe(String name, int mostLines) throws IOException {
             Matcher block = Pattern.compile("(?s)```java\n((?:(?!```).)*\nclass " + name
                     + " .*?)```").matcher(readme());
             assertTrue(block.find(), "README.md has no recipe " + name);
             String recipe = block.group(1);
-            assertTrue(recipe.lines().count() <= 25, name + " has more than 25 lines");
+            assertTrue(recipe.lines().count() <= mostLines, name + " is long");
             assertTrue(recipe.lines().allMatch(line -> line.length() <= 100), name + " is wide");
-            String free = recipe.replaceAll("\\b(12345|8080)\\b", "0");
-            Path beside = temporary(), pasted = temporary();
-            Files.writeString(beside.resolve(name + ".java"), free);
-            Files.copy(FOLDER.resolve("Chat.java"), beside.resolve("Chat.java"));
-            Path whole = Files.writeString(pasted.resolve(name + ".java"), imports() + "\n" + free
+            return recipe;
+        }
+
+        /// With the class WebSocket, so that it is whole.
+        private static Path pasted(String name, String recipe) throws IOException {
+            return Files.writeString(temporary().resolve(name + ".java"), imports() + "\n" + recipe
                     + "\nclass Chat {\n" + webSocketClass() + "}\n");
+        }
+
+        /// Runs a recipe, on free ports, as `java NAME.java`: first beside Chat.java, then with
+        /// the class WebSocket pasted in and as JDK 21 takes it.
+        private static void eachWay(String name, String argument, Try trial) throws Exception {
+            eachWay(name, recipe(name, 25).replaceAll("\\b(12345|8080)\\b", "0"), argument, trial);
+        }
+
+        private static void eachWay(String name, String recipe, String argument, Try trial)
+                throws Exception {
+            Path beside = temporary();
+            Files.writeString(beside.resolve(name + ".java"), recipe);
+            Files.copy(FOLDER.resolve("Chat.java"), beside.resolve("Chat.java"));
+            Path whole = pasted(name, recipe);
             compile(whole, temporary());
             if (Runtime.version().feature() >= 22)
                 try (Program program = new Program(beside, JAVA, SOON, name + ".java", argument)) {
                     trial.of(program);
                     assertEquals("[]", program.err.toString());
                 }
-            try (Program program = new Program(pasted, JAVA, SOON, "--source", "21",
+            try (Program program = new Program(whole.getParent(), JAVA, SOON, "--source", "21",
                     name + ".java", argument)) {
                 trial.of(program);
                 assertEquals("[]", program.err.toString());
@@ -10865,6 +10878,50 @@ class ChatTest {
                         raw.bye();
                     }
             });
+        }
+
+        @Test
+        @DisplayName("a bot with connect, of at most 15 lines, answers in the chat")
+        void bot() throws Exception {
+            try (Chat chat = chat(); Raw ada = Raw.open(chat, "/")) {
+                String recipe = recipe("Bot", 15).replace("12345", "" + chat.webSocketPort());
+                eachWay("Bot", recipe, "", program -> {
+                    assertTrue(ada.line().endsWith(" is now bot."));
+                    ada.text("ping");
+                    assertTrue(ada.line().endsWith(": ping"));
+                    assertEquals("bot: pong", ada.line());
+                    ada.text("ping me").text("x");
+                    assertTrue(ada.line().endsWith(": ping me"));
+                    assertTrue(ada.line().endsWith(": x"));
+                    program.terminate();
+                    program.exit();
+                    assertEquals(" .... bot has left.", ada.line());
+                });
+            }
+        }
+
+        @ParameterizedTest
+        @DisplayName("what is wrong is said in one line, and the program ends")
+        @CsvSource({"Echo, 12345", "LiveLog, 12345", "LiveLog, 8080", "LiveReload, 12345",
+            "LiveReload, ''", "Bot, 12345"})
+        void whatIsWrongIsSaidInOneLine(String name, String port) throws Exception {
+            try (var taken = new ServerSocket(0, 50, InetAddress.getLoopbackAddress())) {
+                String number = "" + (name.equals("Bot") ? freePort() : taken.getLocalPort());
+                String recipe = recipe(name, 25);
+                if (!port.isEmpty()) recipe = recipe.replaceAll("\\b" + port + "\\b", number);
+                Path classes = temporary();
+                compile(pasted(name, recipe.replaceAll("\\b(12345|8080)\\b", "0")), classes);
+                var command = new ArrayList<>(List.of(JAVA, "-cp", ".", name));
+                if (!port.isEmpty()) command.add(".");
+                try (Program program = new Program(classes, command.toArray(String[]::new))) {
+                    program.exit();
+                    String all = program.err.toString();
+                    assertEquals(1, program.err.size(), all);
+                    String cause = port.isEmpty() ? "FOLDER" : number;
+                    assertTrue(all.contains(cause) || port.equals("8080"), all);
+                    assertEquals("[]", program.out.toString());
+                }
+            }
         }
 
         @Test
@@ -10971,9 +11028,9 @@ class ChatTest {
         void eachBlockIsTried() throws Exception {
             var kinds = new TreeMap<String, Integer>();
             for (Block block : blocks(null)) kinds.merge(block.kind, 1, Integer::sum);
-            assertEquals(Set.of("sh", "console", "text", "diff", "java", "html", "nginx"),
-                    kinds.keySet());
-            assertEquals(3, kinds.get("java"), "the recipes, which have their own tests");
+            assertEquals(Set.of("sh", "console", "text", "diff", "java", "js", "html", "nginx",
+                    "dockerfile", "ini"), kinds.keySet());
+            assertEquals(4, kinds.get("java"), "the recipes, which have their own tests");
         }
 
         // -- Commands --
@@ -10987,7 +11044,8 @@ class ChatTest {
             for (String line : block.replace("\\\n", " ").lines().toList()) {
                 String command = line.replaceFirst(" +# .*", "");
                 if (command.startsWith("export ")) before += command + "\n";
-                else if (command.startsWith("keytool ")) works(folder, before + command);
+                else if (command.matches("(keytool|openssl) .*")) works(folder, before + command);
+                else if (command.contains(" --connect ")) talks(folder, command);
                 else if (command.matches("\\./run\\.sh test( .*)?")) runsTests(folder, command);
                 else if (command.equals("./run.sh bench")) measures(folder, command);
                 else if (command.contains("--redis")) joins(folder, before, command);
@@ -11017,7 +11075,11 @@ class ChatTest {
         /// The tests themselves are not run from within the tests, but one of them is, once.
         private void runsTests(Path folder, String command) throws Exception {
             for (String name : command.replace("./run.sh test", "").trim().split(" "))
-                if (!name.isEmpty()) Class.forName("ChatTest$" + name.split("#")[0]);
+                if (!name.isEmpty()) {
+                    String[] parts = name.split("#");
+                    Class<?> tests = Class.forName("ChatTest$" + parts[0]);
+                    if (parts.length > 1) tests.getDeclaredMethod(parts[1]);
+                }
             if (testsRun) return;
             List<String> out = works(folder, "./run.sh test CommandLine#theDefaults");
             assertEquals("1 passed, 0 failed", out.get(out.size() - 1));
@@ -11033,6 +11095,16 @@ class ChatTest {
             }
         }
 
+        /// What is typed is said, what is said is printed; at the end of the input it ends.
+        private static void talks(Path folder, String command) throws Exception {
+            try (Chat chat = chat(); Program program = shell(folder,
+                    "exec " + command.replace("12345", "" + chat.webSocketPort()))) {
+                program.process.outputWriter(StandardCharsets.UTF_8).append("Hello\n").close();
+                assertTrue(program.next(program.out).matches("user-\\d+: Hello"));
+                assertEquals(0, program.exit(), program.err::toString);
+            }
+        }
+
         /// Starts with a Redis at hand that has the password of the README.
         private static void joins(Path folder, String before, String command) throws Exception {
             assumeInstalled("redis-server");
@@ -11040,14 +11112,14 @@ class ChatTest {
             try (Program engine = shell(folder, "exec redis-server --bind 127.0.0.1 --save '' "
                     + "--requirepass change-me --port " + port)) {
                 eventually(true, () -> engine.out.toString().contains("Ready to accept"));
-                serves(folder, before, command.replace("redis.example", "127.0.0.1:" + port)
-                        .replaceFirst("--host \\S+", "--host 127.0.0.1"));
+                serves(folder, before, command.replace("redis.example", "127.0.0.1:" + port));
             }
         }
 
         /// The page and the chat are there, until SIGTERM.
         private static void serves(Path folder, String before, String command) throws Exception {
-            try (Program program = shell(folder, before + "exec " + command
+            String here = command.replaceFirst("--host[ =]\\S+", "--host 127.0.0.1");
+            try (Program program = shell(folder, before + "exec " + here
                     + " --http-port=0 --ws-port=0")) {
                 Program.Ready line = program.ready();
                 boolean tls = command.contains("--keystore");
@@ -11108,60 +11180,178 @@ class ChatTest {
 
         // -- What one sees --
 
+        private static final String LESSON = "What happens before the first message";
+
+        /// A server of the lesson: the options it is started with, and what is shown of its trace.
+        private record Part(List<String> options, List<String> items) { }
+
+        private static List<Part> lesson() throws IOException {
+            var parts = new ArrayList<Part>();
+            for (Block block : blocks(null)) {
+                boolean trace = block.kind.equals("text") && block.text.matches("(?s)\\d\\d:\\d\\d:.*");
+                if (!block.heading.equals(LESSON)) assertFalse(trace, block.heading);
+                else if (block.kind.equals("sh")) parts.add(new Part(List.of(block.text
+                        .replace("java Chat.java ", "").strip().split(" ")), new ArrayList<>()));
+                else if (trace)
+                    parts.getLast().items.addAll(List.of(block.text.split("(?m)^(?=\\d\\d:)")));
+            }
+            return parts;
+        }
+
+        private static boolean isIncoming(String item) { return item.matches("(?s)\\S+ #\\d+ +in .*"); }
+
+        /// What a client has sent when this is traced. Nothing of it may be left out with "…".
+        private static byte[] sent(String item) {
+            List<String> rows = item.lines().skip(1).map(row -> row.strip().split(" {2,}")[0])
+                    .toList();
+            if (item.contains("the opening handshake"))
+                return utf8(String.join("\r\n", rows) + "\r\n\r\n");
+            String all = "";
+            for (String row : rows.subList(0, 4)) all += row.split(" = ")[0] + " ";
+            return bytes(all);
+        }
+
         @Test
         @DisplayName("the lesson's traces are what the server writes when they are replayed")
         void theTracesAreReal() throws Exception {
-            List<String> traces = blocks("text").stream().map(Block::text)
-                    .filter(text -> text.matches("(?s)\\d\\d:\\d\\d:.*")).toList();
-            assertTrue(traces.size() >= 5, traces.toString());
-            String lesson = String.join("", traces);
-            String head = lesson.lines().skip(1).takeWhile(line -> line.startsWith("    "))
-                    .map(String::strip).collect(Collectors.joining("\r\n", "", "\r\n\r\n"));
-            try (Program program = Program.chat("--trace")) {
-                Program.Ready ports = program.ready();
-                String hello = "";
-                while (!hello.contains("user-00000 ")) {          // until a name has five digits
-                    program.err.clear();
-                    try (Raw raw = new Raw(ports.webSocketPort())) {
-                        raw.ascii(head.replace(":8080", ":" + ports.httpPort())).readHead();
-                        hello = raw.line().replaceAll("\\d", "0");
-                        raw.hex("81 85 37 fa 21 3d 7f 9f 4d 51 58").line();
-                        raw.hex("88 82 37 fa 21 3d 34 13").assertClosed(1001);
+            List<Part> parts = lesson();
+            assertEquals(List.of(List.of("--trace", "--no-deflate"), List.of("--trace")),
+                    parts.stream().map(Part::options).toList());
+            List<String> items = parts.stream().flatMap(part -> part.items.stream()).toList();
+            assertTrue(items.size() >= 6, items.toString());
+            assertEquals(items.size(), items.stream().distinct().count());
+            for (Part part : parts)
+                try (Program program = Program.chat(part.options.toArray(String[]::new))) {
+                    Matcher ports = program.ready();
+                    boolean fiveDigits = false;
+                    while (!fiveDigits)
+                        fiveDigits = replay(part.items, items.get(0), ports);
+                    program.terminate();
+                    program.exit();
+                    String written = normal(String.join("\n", program.err)
+                            .replace(":" + ports.group(2), ":8080")) + "\n";
+                    int at = 0;
+                    for (String item : part.items) {
+                        int next = written.indexOf(normal(item), at);
+                        assertTrue(next >= 0, () -> item + "\n" + written);
+                        at = next + 1;
                     }
                 }
-                program.terminate();
-                program.exit();
-                String written = normal(String.join("\n", program.err)
-                        .replace(":" + ports.httpPort(), ":8080")) + "\n";
-                for (String trace : traces)
-                    assertTrue(written.contains(normal(trace)), () -> trace + "\n" + written);
-                assertEquals(lesson.lines().filter(line -> !line.startsWith(" ")).count(),
-                        traces.stream().distinct().count(), "each block has one title");
+        }
+
+        /// @return whether the name was as long as that of the lesson; else nothing was sent
+        private static boolean replay(List<String> items, String handshake, Matcher ports)
+                throws Exception {
+            try (Raw raw = new Raw(Integer.parseInt(ports.group(4)))) {
+                String head = new String(sent(handshake), StandardCharsets.UTF_8);
+                raw.ascii(head.replace(":8080", ":" + ports.group(2))).readHead();
+                if (raw.line().length() != "you user-65541".length()) return false;
+                raw.line();                                             // who has joined
+                for (String item : items)
+                    if (isIncoming(item) && !item.equals(handshake)) {
+                        raw.write(sent(item));
+                        if (item.contains("CLOSE")) raw.assertClosed(1001);
+                        else assertTrue(raw.line().endsWith(" Hello"));
+                    }
+                return true;
             }
         }
 
         /// Without what differs from one run to the next.
         private static String normal(String trace) {
             return trace.replaceAll("(?m)^\\d\\d:\\d\\d:\\d\\d\\.\\d{3} #\\d+ +", "TIME #N ")
-                    .replaceAll("user-\\d{5}", "user-NNNNN");
+                    .replaceAll("user-\\d{5}", "user-NNNNN")
+                    .replaceAll("… 3\\d 3\\d 3\\d", "… NN NN NN");
+        }
+
+        @Test
+        @DisplayName("the lesson's traces are what the server writes beside a browser")
+        void theTracesAreThoseOfABrowser() throws Exception {
+            assumeTrue(Browser.PROGRAM.isPresent(), "Chromium is not installed");
+            Browser browser = new Browser();
+            try {
+                for (Part part : lesson())
+                    try (Program program = Program.chat(part.options.toArray(String[]::new))) {
+                        Matcher ports = program.ready();
+                        var tab = browser.newTab();
+                        tab.navigate(ports.group(1));
+                        tab.until("document.querySelector('.connected') !== null");
+                        tab.say("Hello");
+                        tab.until("document.querySelector('.said') !== null");
+                        tab.close();
+                        eventually(true, () -> program.err.toString().contains("CLOSE frame"));
+                        program.terminate();
+                        program.exit();
+                        List<String> written = List.of(unkeyed(String.join("\n", program.err)
+                                .replace(":" + ports.group(2), ":8080")
+                                .replace(":" + ports.group(4), ":12345")).split("\n"));
+                        for (String item : part.items) {
+                            var rest = written.iterator();
+                            for (String line : unkeyed(item).split("\n")) {
+                                boolean found = false;
+                                while (!found && rest.hasNext()) found = line.equals(rest.next());
+                                assertTrue(found, () -> line + "\nof " + item + "\nin "
+                                        + String.join("\n", written));
+                            }
+                        }
+                    }
+            } finally {
+                browser.close();
+            }
+        }
+
+        /// Without what depends on keys by chance, or on how long a name is.
+        private static String unkeyed(String trace) {
+            return normal(trace).replaceAll("user-\\d+", "user-NNNNN")
+                    .replaceAll("… [0-9a-f]{2} (3\\d|2d) 3\\d", "… NN NN NN")
+                    .replaceAll("(?m)^    \\S+ +(= 0 00\\S+ +)?(MASK=0 )", "    LL $2")
+                    .replaceAll("TEXT frame, \\d+ bytes|length=(13|14|2\\d) ", "")
+                    .replaceAll("page=[0-9a-f]+ +", "page=P ")
+                    .replaceAll("(Key|Accept): \\S+ +", "$1: ")
+                    .replaceAll("(?m)^( {4})[0-9a-f ]+ (masking key|payload, masked)", "$1$2")
+                    .replaceAll("[0-9a-f]{2} \\^ [0-9a-f]{2}", "x ^ y");
+        }
+
+        @Test
+        @DisplayName("the picture of a frame is that of the code, and so are the lengths")
+        void theFrameIsThatOfTheCode() throws Exception {
+            String picture = blocks("text").stream().map(Block::text).filter(text ->
+                    text.contains("|opcode |")).findFirst().orElseThrow();
+            String chat = Files.readString(FOLDER.resolve("Chat.java")).lines().map(line ->
+                    line.replaceFirst("^ +///", "").strip()).collect(Collectors.joining("\n"));
+            assertTrue(chat.contains(picture.lines().map(String::strip)
+                    .collect(Collectors.joining("\n"))), picture);
+            Matcher length = Pattern.compile("([\\d,]+) is\\s+`((?:[0-9a-f]{2} ?)+)`")
+                    .matcher(section(LESSON));
+            int found = 0;
+            for (; length.find(); found++) {
+                long number = Long.parseLong(length.group(1).replace(",", ""));
+                byte[] header = new Chat.WebSocket.Header(true, 0, 2, false, 0, number).encode();
+                assertEquals("82 " + length.group(2), hex(header));
+            }
+            assertEquals(2, found);
         }
 
         @Test
         @DisplayName("the picture's words are the page's and the chat's")
         void thePictureIsLikeThePage() throws Exception {
-            String picture = blocks("text").get(0).text;
+            String picture = blocks("text").stream().map(Block::text).filter(text ->
+                    text.contains("say something")).findFirst().orElseThrow();
             String chat = Files.readString(FOLDER.resolve("Chat.java"));
-            for (String part : List.of("connected as ", "people", "say something", "Send", "lobby",
+            for (String part : List.of("connected as ", " here", "say something", "Send", "lobby",
                     "has joined.", "is now "))
                 assertTrue(picture.contains(part) && chat.contains(part), part);
         }
 
         // -- Tables --
 
+        private static String section(String heading) throws IOException {
+            return readme().split("(?m)^## " + heading + "\n")[1].split("(?m)^## ")[0];
+        }
+
         /// The rows of the table under a heading, each as its cells.
         private static List<List<String>> table(String heading) throws IOException {
-            String part = readme().split("(?m)^## " + heading + "\n")[1].split("(?m)^## ")[0];
-            return part.lines().filter(line -> line.startsWith("|")).skip(2).map(line ->
+            return section(heading).lines().filter(line -> line.startsWith("|")).skip(2).map(line ->
                     Stream.of(line.split("\\|")).skip(1).map(String::strip).toList()).toList();
         }
 
@@ -11211,26 +11401,35 @@ class ChatTest {
         @Test
         @DisplayName("every name in the map and in the tutorial's table is there")
         void everyNameIsThere() throws Exception {
-            String map = readme().split("(?m)^## Read it\n")[1].split("(?m)^## ")[0];
-            for (String name : code(map)) assertTrue(exists(name), name);
+            for (String name : code(section("Read it"))) assertTrue(exists(name), name);
             List<List<String>> rows = table("Take pieces");
             assertTrue(rows.size() >= 8, rows.toString());
             for (List<String> row : rows)
-                for (String name : code(row.get(1)))
-                    if (!name.startsWith("send(")) assertTrue(exists(name), name);
+                for (String name : code(row.get(1))) assertTrue(exists(name), name);
             assertTrue(exists("send") && exists("Message.text"));
+            for (String name : code(section("What happens before the first message")))
+                if (name.matches("[A-Z][a-z]\\w*\\.\\w+")) assertTrue(exists(name), name);
         }
 
         @Test
-        @DisplayName("the table of limits has every limit, with the value that it has")
+        @DisplayName("the tables have every option and every constant, with the value that it has")
         void theLimitsAreTheLimits() throws Exception {
             var named = new TreeSet<String>();
-            for (List<String> row : table("Limits")) {
-                List<String> values = List.of(row.get(1).split(", "));
-                List<String> names = code(row.get(2));
-                if (names.isEmpty()) for (String value : values)
-                    assertTrue(Chat.Options.USAGE.matches("(?s).*\\b" + value + "\\b.*"), value);
-                else assertEquals(names.size(), values.size(), row.toString());
+            for (List<String> row : table("Options")) {
+                List<String> names = code(row.get(0));
+                List<String> values = row.size() < 3 ? List.of() : List.of(row.get(2).split(", "));
+                for (int i = 0; i < names.size(); i++) {
+                    named.add(names.get(i));
+                    if (names.get(i).equals("--max-memory"))
+                        assertEquals("a quarter of the heap", values.get(i));
+                    else if (names.get(i).matches("--(max-.*|.*-port)"))
+                        assertEquals(actual(names.get(i)), stated(names.get(i), values.get(i)),
+                                row.toString());
+                }
+            }
+            for (List<String> row : table("Constants")) {
+                List<String> values = List.of(row.get(1).split(", ")), names = code(row.get(2));
+                assertEquals(names.size(), values.size(), row.toString());
                 for (int i = 0; i < names.size(); i++) {
                     named.add(names.get(i));
                     assertEquals(actual(names.get(i)), stated(names.get(i), values.get(i)),
@@ -11242,14 +11441,15 @@ class ChatTest {
                     if (field.getType() == int.class || field.getType() == long.class)
                         if (field.getName().matches("[A-Z][A-Z_]+")
                                 && IntStream.range(0, 16).mapToObj(Chat.WebSocket::nameOf)
-                                        .noneMatch(field.getName()::equals)
-                                && !List.of("INPUT", "FIRST", "BATCH").contains(field.getName()))
+                                        .noneMatch(field.getName()::equals))
                             assertTrue(named.contains(c.getSimpleName() + "." + field.getName()),
                                     field.getName() + " is not in the table");
             for (var field : Chat.Options.class.getDeclaredFields())
                 if (field.getName().startsWith("max"))
                     assertTrue(named.contains("--" + field.getName().replaceAll("[A-Z]", "-$0")
                             .toLowerCase(Locale.ROOT)), field.getName() + " is not in the table");
+            var all = new Chat.Options();
+            assertEquals(Runtime.getRuntime().maxMemory() / 4, all.maxMemory);
         }
 
         /// The default of an option, the value of a constant.
@@ -11271,6 +11471,7 @@ class ChatTest {
             long all = number * switch (parts.length == 1 ? "" : parts[1]) {
                 case "KiB" -> 1 << 10;
                 case "MiB" -> 1 << 20;
+                case "µs" -> 1_000;
                 case "s" -> nanoseconds ? 1_000_000_000 : 1;
                 case "ms" -> nanoseconds ? 1_000_000 : 1;
                 default -> 1;
@@ -11336,6 +11537,60 @@ class ChatTest {
         }
 
         @Test
+        @DisplayName("the client of five lines says its line, hears it, and tells how it ended")
+        void theClientOfFiveLines() throws Exception {
+            assumeInstalled("node");
+            String script = blocks("js").get(0).text;
+            assertTrue(script.lines().count() <= 5, script);
+            Chat chat = chat();
+            try (Program program = new Program(FOLDER, "node", "--experimental-websocket", "-e",
+                    script.replace("12345", "" + chat.webSocketPort()))) {
+                assertTrue(program.next(program.out).matches("user-\\d+: Hello from five lines"));
+                chat.close();
+                assertEquals("closed with 1001", program.next(program.out));
+            }
+        }
+
+        @Test
+        @DisplayName("the Dockerfile's steps make a folder from which the chat starts")
+        void theDockerfileStarts() throws Exception {
+            Path root = temporary(), folder = Files.createDirectory(root.resolve("chat"));
+            String before = "unset HOME; ", command = "";
+            for (String line : blocks("dockerfile").get(0).text.lines().toList()) {
+                String rest = line.replaceFirst("^\\S+ ", "").replace("/chat", folder.toString());
+                switch (line.split(" ")[0]) {
+                    case "FROM" -> assertTrue(rest.matches("\\S+:2[1-9]"), rest);
+                    case "COPY" -> works(FOLDER, "cp " + rest);
+                    case "ENV" -> before += "export " + rest + "; ";
+                    case "RUN" -> works(root, before + rest);
+                    case "USER" -> assertNotEquals("root", rest);
+                    case "ENTRYPOINT" -> command = rest.replaceAll("[\\[\\]\",]", "");
+                    default -> fail("nobody tries this: " + line);
+                }
+            }
+            try (Stream<Path> made = Files.walk(folder)) {
+                assertTrue(made.anyMatch(file -> file.endsWith("archive")));
+            }
+            serves(root, before, command);
+        }
+
+        @Test
+        @DisplayName("systemd takes the unit, and what it starts starts")
+        void systemdTakesTheUnit() throws Exception {
+            assumeInstalled("systemd-analyze");
+            Path folder = temporary();
+            String unit = blocks("ini").get(0).text.replace("/opt/chat", FOLDER.toString());
+            Files.writeString(folder.resolve("chat.service"), unit);
+            List<String> complaints = works(folder, "systemd-analyze verify --man=no "
+                    + folder.resolve("chat.service") + " 2>&1");
+            assertEquals(List.of(), complaints.stream().filter(line ->
+                    line.contains("chat.service")).toList());
+            Matcher start = Pattern.compile("ExecStart=(.*)").matcher(unit);
+            assertTrue(start.find());
+            serves(folder, "export XDG_CACHE_HOME='" + temporary() + "'; ", start.group(1));
+        }
+
+        @Test
         @DisplayName("the pages' line of script connects and reloads")
         void theScriptConnectsAndReloads() throws Exception {
             assumeInstalled("node");
@@ -11356,8 +11611,9 @@ class ChatTest {
             assumeInstalled("nginx");
             Path folder = temporary();
             String lines = blocks("nginx").get(0).text;
-            works(folder, "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes "
-                    + "-subj /CN=chat.example -keyout chat.key -out chat.pem");
+            String keys = blocks("sh").stream().map(Block::text).filter(text ->
+                    text.contains("openssl ")).findFirst().orElseThrow();
+            works(folder, keys.replaceFirst("(?m)^java .*", ""));
             works(folder, nginx(folder, lines) + " -t");
             String origin = "https://chat.example";
             try (Chat chat = chat("--origin", origin)) {
