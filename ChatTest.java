@@ -11260,6 +11260,7 @@ class ChatTest {
         /// Without what differs from one run to the next.
         private static String normal(String trace) {
             return trace.replaceAll("(?m)^\\d\\d:\\d\\d:\\d\\d\\.\\d{3} #\\d+ +", "TIME #N ")
+                    .replaceAll("(Host|Origin): (\\S+) +", "$1: $2  ")      // a port's length
                     .replaceAll("user-\\d{5}", "user-NNNNN")
                     .replaceAll("… 3\\d 3\\d 3\\d", "… NN NN NN");
         }
