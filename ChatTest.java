@@ -11222,14 +11222,14 @@ class ChatTest {
             assertEquals(items.size(), items.stream().distinct().count());
             for (Part part : parts)
                 try (Program program = Program.chat(part.options.toArray(String[]::new))) {
-                    Matcher ports = program.ready();
+                    Program.Ready ports = program.ready();
                     boolean fiveDigits = false;
                     while (!fiveDigits)
                         fiveDigits = replay(part.items, items.get(0), ports);
                     program.terminate();
                     program.exit();
                     String written = normal(String.join("\n", program.err)
-                            .replace(":" + ports.group(2), ":8080")) + "\n";
+                            .replace(":" + ports.httpPort(), ":8080")) + "\n";
                     int at = 0;
                     for (String item : part.items) {
                         int next = written.indexOf(normal(item), at);
@@ -11240,11 +11240,11 @@ class ChatTest {
         }
 
         /// @return whether the name was as long as that of the lesson; else nothing was sent
-        private static boolean replay(List<String> items, String handshake, Matcher ports)
+        private static boolean replay(List<String> items, String handshake, Program.Ready ports)
                 throws Exception {
-            try (Raw raw = new Raw(Integer.parseInt(ports.group(4)))) {
+            try (Raw raw = new Raw(ports.webSocketPort())) {
                 String head = new String(sent(handshake), StandardCharsets.UTF_8);
-                raw.ascii(head.replace(":8080", ":" + ports.group(2))).readHead();
+                raw.ascii(head.replace(":8080", ":" + ports.httpPort())).readHead();
                 int length = raw.line().length();
                 raw.line();                                             // who has joined
                 if (length != "you user-65541".length()) {
@@ -11277,9 +11277,9 @@ class ChatTest {
             try {
                 for (Part part : lesson())
                     try (Program program = Program.chat(part.options.toArray(String[]::new))) {
-                        Matcher ports = program.ready();
+                        Program.Ready ports = program.ready();
                         var tab = browser.newTab();
-                        tab.navigate(ports.group(1));
+                        tab.navigate(ports.page());
                         tab.until("document.querySelector('.connected') !== null");
                         tab.say("Hello");
                         tab.until("document.querySelector('.said') !== null");
@@ -11288,8 +11288,8 @@ class ChatTest {
                         program.terminate();
                         program.exit();
                         List<String> written = List.of(unkeyed(String.join("\n", program.err)
-                                .replace(":" + ports.group(2), ":8080")
-                                .replace(":" + ports.group(4), ":12345")).split("\n"));
+                                .replace(":" + ports.httpPort(), ":8080")
+                                .replace(":" + ports.webSocketPort(), ":12345")).split("\n"));
                         for (String item : part.items) {
                             var rest = written.iterator();
                             for (String line : unkeyed(item).split("\n")) {
