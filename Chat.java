@@ -2727,7 +2727,11 @@ public final class Chat implements AutoCloseable {
             var events = new Resp(engine);
             hearer = events;
             Thread.startVirtualThread(() -> {
-                try { questions.answer(); } catch (Exception lost) { questions.close(lost.toString()); }
+                try {
+                    questions.answer();
+                } catch (IOException | RuntimeException lost) {
+                    questions.close(lost.toString());
+                }
                 events.close(questions.ending());
             });
             for (String topic : topics.keySet()) events.send("SUBSCRIBE", prefix + topic);
@@ -2790,7 +2794,7 @@ public final class Chat implements AutoCloseable {
                 return kind.equalsIgnoreCase("pong");
             } catch (IOException | RuntimeException lost) {
                 events.close(lost.toString());
-                throw new IOException(events.ending());         // the asker may have been lost first
+                throw new IOException(events.ending());         // perhaps the asker was lost first
             }
         }
 
@@ -2919,9 +2923,9 @@ public final class Chat implements AutoCloseable {
         }
     }
 
-    /// What happens in a room, as data. It travels as one line, to other servers and to clients that
-    /// have asked for it: what kind it is, then names (which hold no blank), then the rest. Plain
-    /// clients get a sentence; no program has to understand that.
+    /// What happens in a room, as data. It travels as one line, to other servers and to clients
+    /// that have asked for it: what kind it is, then names (which hold no blank), then the rest.
+    /// Plain clients get a sentence; no program has to understand that.
     sealed interface Event {
         /// What somebody is called: for that one only, at first and at each change.
         record You(String name) implements Event { }
@@ -3074,7 +3078,7 @@ public final class Chat implements AutoCloseable {
         static final int MAX_ROOMS = 10_000;        // a room needs memory, and names are free
         static final int MAX_LISTED = 100;          // names in the answer to /who
         static final int LIFE = 45_000;             // ms that people of a dead server seem to live
-        static final int SETTLE = 3;                // seconds from one look after things to the next
+        static final int SETTLE = 3;                // seconds from one check of counts to the next
         static final int WISH = 120;                // seconds that somebody waits for a taken name
         static final int LAST_WORDS = 2;            // seconds to tell other servers who left
         static final int PACE = 64;                 // bytes a ms that everybody may always say
@@ -3102,7 +3106,7 @@ public final class Chat implements AutoCloseable {
                 return text == null ? null : WebSocket.Message.text(text);
             }
 
-            /// Sends a message (or null), but never waits. An error with one member is theirs alone.
+            /// Sends a message (or null), but never waits. What goes wrong is nobody else's harm.
             private void post(WebSocket.Message message) {
                 try {
                     if (message != null) webSocket.post(message);
@@ -3189,16 +3193,13 @@ public final class Chat implements AutoCloseable {
                 }
             }
 
-            /// @return the name before; null for who has left meanwhile
+            /// @return the name before
             String rename(Member member, String nick) {
-                synchronized (order) {
-                    if (!member.arrived) return null;
-                    String before = member.nick;
-                    members.remove(before, member);
-                    members.put(nick, member);
-                    member.nick = nick;
-                    return before;
-                }
+                String before = member.nick;
+                members.remove(before, member);
+                members.put(nick, member);
+                member.nick = nick;
+                return before;
             }
 
             List<String> names(int most) {
@@ -3216,6 +3217,7 @@ public final class Chat implements AutoCloseable {
         private final Map<String, Room> rooms = new ConcurrentHashMap<>();
         private final Object doors = new Object();  // held while a room is opened or closed
         private final Map<String, Member> nicks = new ConcurrentHashMap<>();    // by key
+        private final Object naming = new Object(); // held while nicks change, and that is sent
         private final Map<Member, Wish> wishes = new ConcurrentHashMap<>();
         private final Set<Member> twins = ConcurrentHashMap.newKeySet();        // to be renamed
         private final ScheduledExecutorService clock =
@@ -3381,14 +3383,18 @@ public final class Chat implements AutoCloseable {
 
         /// Gives somebody the name that was claimed for them.
         private void become(Member member, String nick) {
-            String before = member.room.rename(member, nick);
-            if (before == null) {
-                release(nick, member);
-                return;
+            Room room = member.room;
+            String before;
+            synchronized (room.order) {
+                if (!member.arrived) {              // has left meanwhile
+                    release(nick, member);
+                    return;
+                }
+                before = room.rename(member, nick);
+                ask("ZREM", listOf(room), before);
+                enlist(room, List.of(nick));
             }
-            ask("ZREM", listOf(member.room), before);
-            enlist(member.room, List.of(nick));
-            sayAside(member.room, new Event.Renamed(before, nick), member);
+            sayAside(room, new Event.Renamed(before, nick), member);
             if (!Name.key(before).equals(Name.key(nick))) release(before, member);  // all know now
         }
 
@@ -3405,16 +3411,22 @@ public final class Chat implements AutoCloseable {
         /// @return whether the name is theirs now, on all servers
         private boolean claim(String nick, Member member) {
             String key = Name.key(nick);
-            Member holder = nicks.putIfAbsent(key, member);
-            if (holder != null) return holder == member;
-            boolean taken = hold(key).join().contains("");      // else OK, or it can't be asked
+            CompletableFuture<List<String>> answer;
+            synchronized (naming) {
+                Member holder = nicks.putIfAbsent(key, member);
+                if (holder != null) return holder == member;
+                answer = hold(key);
+            }
+            boolean taken = answer.join().contains("");         // else OK, or it can't be asked
             if (taken) nicks.remove(key, member);
             return !taken;
         }
 
         private void release(String nick, Member member) {
             String key = Name.key(nick);
-            if (nicks.remove(key, member)) ask("DEL", "name:" + key);
+            synchronized (naming) {
+                if (nicks.remove(key, member)) ask("DEL", "name:" + key);
+            }
         }
 
         private Event who(Room room) {
@@ -3461,10 +3473,11 @@ public final class Chat implements AutoCloseable {
         /// questions can't pile up.
         private void signOfLife() {
             var owners = new HashMap<String, CompletableFuture<List<String>>>();
-            for (String key : nicks.keySet()) {
-                hold(key);                          // the engine may have forgotten all
-                owners.put(key, ask("GET", "name:" + key));
-            }
+            for (String key : nicks.keySet())
+                synchronized (naming) {
+                    if (nicks.containsKey(key)) hold(key);      // the engine may have lost all
+                    owners.put(key, ask("GET", "name:" + key));
+                }
             owners.forEach((key, answer) -> {
                 String owner = String.join("", answer.join());
                 if (owner.equals(redis.server))
@@ -3474,7 +3487,10 @@ public final class Chat implements AutoCloseable {
             });
             var forgotten = new HashMap<Room, CompletableFuture<List<String>>>();
             for (Room room : rooms.values()) {
-                synchronized (room.order) { enlist(room, room.names(Integer.MAX_VALUE)); }
+                synchronized (room.order) {
+                    room.moved = true;              // so that its count is checked
+                    enlist(room, room.names(Integer.MAX_VALUE));
+                }
                 String now = String.valueOf(redis.now());
                 forgotten.put(room, ask("ZRANGEBYSCORE", listOf(room), "-inf", now));
             }

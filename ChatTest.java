@@ -4442,7 +4442,8 @@ class ChatTest {
         @Test
         @DisplayName("no name is invisible in part or whole, or begins with a mark")
         void noNameIsInvisible() throws Exception {
-            try (var ada = new Member("/chat/seen").named("ada"); var bob = present("/chat/see")) {
+            try (var ada = new Member("/chat/seen").named("ada");
+                    var bob = present("/chat/see")) {
                 for (int letter : new int[] {0x34f, 0x115f, 0x1160, 0x17b4, 0x17b5, 0x180b, 0x180f,
                         0x3164, 0xffa0, 0xfe00, 0xfe0f, 0xe0100, 0xe01ef, 0x200c, 0x200d})
                     for (String name : List.of("%sada", "ada%s", "a%sda", "%s", "%1$s%1$s"))
@@ -4466,8 +4467,9 @@ class ChatTest {
         @DisplayName("names that differ by case or form, however that is written, are the same")
         void caseIsFolded() throws Exception {
             try (var ada = new Member("/chat/fold"); var bob = new Member("/chat/folds")) {
-                for (String pair : List.of("ΟΔΟΣ οδοσ", "ΟΔΟΣ οδος", "straße STRASSE", "H\u0331 \u1e96",
-                        "J\u030c \u01f0", "ﬁn FIN", "می\u200cخواهم میخواهم")) {
+                for (String pair : List.of("ΟΔΟΣ οδοσ", "ΟΔΟΣ οδος", "straße STRASSE",
+                        "H\u0331 \u1e96", "J\u030c \u01f0", "ﬁn FIN",
+                        "می\u200cخواهم میخواهم")) {
                     ada.named(pair.split(" ")[0]);
                     String other = java.text.Normalizer.normalize(pair.split(" ")[1],
                             java.text.Normalizer.Form.NFC);
@@ -4520,6 +4522,42 @@ class ChatTest {
                 for (var one : List.of(ada, eve)) one.hears(found);
                 bob.hears(" .... " + before + " is now eve3.", found);
                 ada.say("I").hears("casper: I");
+            }
+        }
+
+        @Test
+        @DisplayName("who floods a room is slowed, as long as its members read, not they cut off")
+        void whoFloodsARoomIsSlowed() throws Exception {
+            int lines = 1500;
+            try (Chat own = chat("--max-queue=1000000");
+                    var executor = Executors.newVirtualThreadPerTaskExecutor()) {
+                var raws = new ArrayList<Raw>();
+                for (int i = 0; i < 5; i++) {
+                    var socket = new Socket();
+                    socket.setReceiveBufferSize(1 << 14);
+                    socket.connect(new InetSocketAddress("localhost", own.webSocketPort()));
+                    raws.add(new Raw(socket).shakeHands("/chat/flood"));
+                    raws.get(i).text("").line();
+                }
+                Raw talker = raws.get(0);                       // of the others, the last is deaf
+                var heard = new ArrayList<Future<List<String>>>();
+                for (Raw raw : raws.subList(0, 4)) heard.add(executor.submit(() -> {
+                    var numbers = new ArrayList<String>();
+                    while (numbers.size() < lines) {
+                        if (raw != talker) Thread.sleep(2);
+                        String[] words = raw.line().split(" ");
+                        if (words.length == 3) numbers.add(words[1]);
+                    }
+                    return numbers;
+                }));
+                String load = " " + "x".repeat(10_000);
+                for (int i = 0; i < lines; i++) talker.text(i + load);
+                var all = IntStream.range(0, lines).mapToObj(i -> "" + i).toList();
+                for (var one : heard) assertEquals(all, one.get());
+                assertThrows(IOException.class, () -> {
+                    while (true) raws.get(4).in.skipNBytes(1);          // a reset
+                });
+                for (Raw raw : raws) raw.close();
             }
         }
 
