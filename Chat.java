@@ -22,7 +22,6 @@ import java.util.concurrent.*;
 import java.util.concurrent.atomic.*;
 import java.util.concurrent.locks.*;
 import java.util.function.*;
-import java.util.regex.*;
 import java.util.stream.*;
 import java.util.zip.*;
 import javax.net.ssl.*;
@@ -225,15 +224,21 @@ public final class Chat implements AutoCloseable {
         stopping = true;
         ports.close();
         for (WebSocket webSocket : connections) webSocket.close(1001, "the server stops (§7.4.1)");
-        // The JVM runs each signal in a thread named after it. A second one means: at once.
-        Predicate<Thread> signal = thread -> thread.getName().matches("SIG.* handler");
         long start = System.nanoTime();
-        while (!connections.isEmpty() && System.nanoTime() - start < FAREWELL
-                && Thread.getAllStackTraces().keySet().stream().filter(signal).count() < 2)
+        while (!connections.isEmpty() && System.nanoTime() - start < FAREWELL && signals() < 2)
             LockSupport.parkNanos(10_000_000);
         for (WebSocket webSocket : connections) webSocket.cutOff(null);
         if (rooms != null) rooms.close();
         WebSocket.Log.flush();
+    }
+
+    /// How often the program was told to stop: a second time means at once. The JVM runs each
+    /// signal in a thread named after it.
+    private static int signals() {
+        int count = 0;
+        for (Thread thread : Thread.getAllStackTraces().keySet())
+            if (thread.getName().matches("SIG.* handler")) count++;
+        return count;
     }
 
     /// What browsers get: the page; at /trace what travels, while it travels; and at /break what
@@ -837,7 +842,11 @@ public final class Chat implements AutoCloseable {
 
             /// No control characters but TAB. The bytes from 80 to ff may be anything.
             private static boolean isText(String line) {
-                return line.chars().allMatch(c -> c >= ' ' && c != 0x7f || c == '\t');
+                for (int i = 0; i < line.length(); i++) {
+                    char c = line.charAt(i);
+                    if (c < ' ' && c != '\t' || c == 0x7f) return false;
+                }
+                return true;
             }
 
             /// @return the value, "" for none
@@ -852,7 +861,9 @@ public final class Chat implements AutoCloseable {
             }
 
             boolean has(String name, String element) {
-                return list(name).stream().anyMatch(element::equalsIgnoreCase);
+                for (String one : list(name))
+                    if (one.equalsIgnoreCase(element)) return true;
+                return false;
             }
         }
 
@@ -928,15 +939,24 @@ public final class Chat implements AutoCloseable {
                 String port = hostAndPort.substring(end);
                 boolean portFits = port.isEmpty() || port.length() <= 6 && port.startsWith(":")
                         && isNumber(port.substring(1));
-                boolean nameFits = name.startsWith("[")
-                        ? name.length() > 3 && name.chars().skip(1).limit(name.length() - 2)
-                                .allMatch(c -> HexFormat.isHexDigit(c) || c == ':' || c == '.')
+                boolean nameFits = name.startsWith("[") ? isInBrackets(name)
                         : !name.isEmpty() && name.length() <= 253 && isMadeOf(name, "._-");
                 return portFits && nameFits ? name : null;
             }
 
+            /// Whether it may be an IPv6 address: what is not one finds no server of that name.
+            private static boolean isInBrackets(String name) {
+                for (int i = 1; i < name.length() - 1; i++) {
+                    char c = name.charAt(i);
+                    if (!HexFormat.isHexDigit(c) && c != ':' && c != '.') return false;
+                }
+                return name.length() > 3;
+            }
+
             private static boolean isNumber(String text) {
-                return !text.isEmpty() && text.chars().allMatch(c -> c >= '0' && c <= '9');
+                for (int i = 0; i < text.length(); i++)
+                    if (text.charAt(i) < '0' || text.charAt(i) > '9') return false;
+                return !text.isEmpty();
             }
 
             /// §4.2.2: the first subprotocol offered that is known here, or null.
@@ -944,7 +964,9 @@ public final class Chat implements AutoCloseable {
                 List<String> offers = list("Sec-WebSocket-Protocol");
                 for (String offer : offers)
                     rule(isToken(offer), 400, "a subprotocol is a token (§11.3.4)");
-                return offers.stream().filter(known::contains).findFirst().orElse(null);
+                for (String offer : offers)
+                    if (known.contains(offer)) return offer;
+                return null;
             }
 
             /// §4.2.2: the answer after which the connection is a WebSocket.
@@ -3935,7 +3957,7 @@ public final class Chat implements AutoCloseable {
         }
 
         void start() {
-            pageServers.forEach(HttpServer::start);
+            for (HttpServer server : pageServers) server.start();
             for (ServerSocket listener : listeners)
                 Thread.ofPlatform().name("listen").start(() -> listen(listener));
         }
@@ -3943,19 +3965,19 @@ public final class Chat implements AutoCloseable {
         void close() {
             for (ServerSocket listener : listeners)
                 try { listener.close(); } catch (IOException closed) { }
-            pageServers.forEach(server -> server.stop(0));
+            for (HttpServer server : pageServers) server.stop(0);
             pageThreads.shutdownNow();
         }
 
         /// The JDK's server takes its limits from system properties; who runs the program may have
         /// set others. Times are in seconds. There is no limit for one address.
         private static void limitThePage() {
-            Map.of("sun.net.httpserver.maxReqTime", "10",        // until a request is complete
-                    "sun.net.httpserver.idleInterval", "30",     // until the next one comes
-                    "sun.net.httpserver.maxReqHeaderSize", "32768",     // bytes, with all cookies
-                    "jdk.httpserver.maxConnections", "1000",
-                    "sun.net.httpserver.nodelay", "true")        // or each answer waits 40 ms
-                    .forEach(System.getProperties()::putIfAbsent);
+            Properties limits = System.getProperties();
+            limits.putIfAbsent("sun.net.httpserver.maxReqTime", "10");     // for a whole request
+            limits.putIfAbsent("sun.net.httpserver.idleInterval", "30");   // until the next one
+            limits.putIfAbsent("sun.net.httpserver.maxReqHeaderSize", "32768"); // with all cookies
+            limits.putIfAbsent("jdk.httpserver.maxConnections", "1000");
+            limits.putIfAbsent("sun.net.httpserver.nodelay", "true");   // or answers wait 40 ms
         }
 
         /// localhost is all that this name can mean here: else another program could sit at the
@@ -4022,8 +4044,10 @@ public final class Chat implements AutoCloseable {
 
         /// Gives up servers that did not start. Only one that runs closes all that it has opened.
         private void dropPages() {
-            pageServers.forEach(HttpServer::start);
-            pageServers.forEach(server -> server.stop(0));
+            for (HttpServer server : pageServers) {
+                server.start();
+                server.stop(0);
+            }
             pageServers.clear();
         }
 
