@@ -11956,15 +11956,15 @@ class ChatTest {
         }
 
         @Test
-        @DisplayName("two halves at the same time make one report")
-        void twoHalvesMakeOneReport() throws Exception {
+        @DisplayName("tests that run at the same time make one report")
+        void partsMakeOneReport() throws Exception {
             List<String> lines = report("Tried#fails", "Tried#skips", "/", "Tried#passes");
             assertTrue(lines.contains("ok    Tried > passes"), lines::toString);
             assertEquals("on stderr", lines.get(lines.indexOf("FAIL  Tried > fails") + 5).strip());
             assertEquals(List.of("failed: Tried > fails", "1 passed, 1 failed, 1 skipped"),
                     List.of(lines.get(lines.size() - 3), lines.getLast()));
             lines = report("Tried#passes", "/", "Nobody");
-            assertTrue(lines.contains("failed: [Nobody] its JVM ended with 1"), lines::toString);
+            assertTrue(lines.contains("failed: Nobody: its JVM ended with 1"), lines::toString);
             assertEquals("1 passed, 1 failed", lines.getLast());
         }
 
@@ -12000,10 +12000,11 @@ class ChatTest {
         /// Seconds from which on the line of a test says how long it took.
         private static final double LONG = 1;
 
-        /// Tests that mostly wait for programs, and so can run beside all others.
-        private static final List<Class<?>> OF_PROGRAMS = List.of(Servers.class,
-                CommandLine.class, PagePort.class, PageHttp.class, PageInFirefox.class, Page.class,
-                Lifting.class, Recipes.class, Readme.class, Reports.class);
+        /// Tests that mostly wait, for time to pass or for programs: they can run beside the others.
+        private static final List<Class<?>> OF_TIME = List.of(Servers.class, CommandLine.class);
+        private static final List<Class<?>> OF_PROGRAMS = List.of(Machine.class, PagePort.class,
+                PageHttp.class, PageInFirefox.class, Page.class, Lifting.class, Recipes.class,
+                Readme.class, Reports.class);
 
         private final PrintStream out =
                 new PrintStream(new FileOutputStream(FileDescriptor.out), true,
@@ -12017,34 +12018,34 @@ class ChatTest {
 
         public static void main(String... names) throws Exception {
             var report = new Report();
-            int middle = List.of(names).indexOf("/");
             boolean good;
             if (names.length == 0) good = report.runAll();
-            else if (middle < 0) good = report.run(names);
-            else good = report.runBoth(List.of(names).subList(0, middle),
-                    List.of(names).subList(middle + 1, names.length));
+            else if (List.of(names).contains("/")) good = report.runBeside(List.of(
+                    String.join(" ", names).split(" / ")));
+            else good = report.run(names);
             System.exit(good ? 0 : 1);
         }
 
         private boolean runAll() throws InterruptedException {
             var others = new ArrayList<>(List.of(ChatTest.class.getDeclaredClasses()));
             others.removeIf(type -> !type.isAnnotationPresent(Nested.class));
+            others.removeAll(OF_TIME);
             others.removeAll(OF_PROGRAMS);
-            return runBoth(others.stream().map(Class::getSimpleName).toList(),
-                    OF_PROGRAMS.stream().map(Class::getSimpleName).toList());
+            return runBeside(Stream.of(others, OF_TIME, OF_PROGRAMS).map(types -> types.stream()
+                    .map(Class::getSimpleName).collect(Collectors.joining(" "))).toList());
         }
 
-        /// Runs both at the same time, in two JVMs, as each counts its own threads and memory.
-        private boolean runBoth(List<String> some, List<String> others)
-                throws InterruptedException {
-            var halves = List.of(new Half(some), new Half(others));
-            for (Half half : halves) half.start();
-            for (Half half : halves) half.join();
+        /// Runs these at the same time, each in a JVM of its own, which counts its own threads and
+        /// memory.
+        private boolean runBeside(List<String> names) throws InterruptedException {
+            var parts = names.stream().map(Part::new).toList();
+            for (Part part : parts) part.start();
+            for (Part part : parts) part.join();
             var failures = new ArrayList<String>();
             long[] counts = new long[3];
-            for (Half half : halves) {
-                if (!half.failures.isEmpty()) failures.add(half.failures);
-                Arrays.setAll(counts, i -> counts[i] + half.counts[i]);
+            for (Part part : parts) {
+                if (!part.failures.isEmpty()) failures.add(part.failures);
+                Arrays.setAll(counts, i -> counts[i] + part.counts[i]);
             }
             return conclude(failures, counts);
         }
@@ -12163,15 +12164,15 @@ class ChatTest {
         }
 
         /// Some of the tests, in a JVM of their own.
-        private final class Half extends Thread {
+        private final class Part extends Thread {
             private static final Pattern COUNTS =
                     Pattern.compile("(\\d+) passed, (\\d+) failed(?:, (\\d+) skipped)?");
-            private final List<String> names;
+            private final String names;
             private final StringBuilder block = new StringBuilder();
             String failures = "";
             long[] counts = new long[3];
 
-            Half(List<String> names) { this.names = names; }
+            Part(String names) { this.names = names; }
 
             @Override
             public void run() {
@@ -12179,7 +12180,7 @@ class ChatTest {
                 command.addAll(ManagementFactory.getRuntimeMXBean().getInputArguments());
                 command.addAll(List.of("-cp", System.getProperty("java.class.path"),
                         Report.class.getName()));
-                command.addAll(names);
+                command.addAll(List.of(names.split(" ")));
                 try {
                     Process process = new ProcessBuilder(command)
                             .redirectError(ProcessBuilder.Redirect.INHERIT).start();
@@ -12194,11 +12195,11 @@ class ChatTest {
             }
 
             private void fail(String why) {
-                failures = names + " " + why;
+                failures = names + ": " + why;
                 counts[1]++;
             }
 
-            /// Prints what belongs to a test at once: the other half prints, too.
+            /// Prints what belongs to a test at once: the other parts print, too.
             private void take(String line) {
                 Matcher last = COUNTS.matcher(line);
                 if (last.matches())
