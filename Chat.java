@@ -36,6 +36,7 @@ public final class Chat implements AutoCloseable {
     static final int WAITING_ROOM = 500;             // connections beyond the limit, to be told so
     static final long PAUSE = 100_000_000;           // ns, after a failure that may last
     static final long FAREWELL = 5_000_000_000L;     // ns for clients to answer our last Close
+    static final int NAME_ROOM = 128;                // bytes, for 24 letters and what is around them
 
     private final Options options;
     private final Ports ports;
@@ -147,11 +148,22 @@ public final class Chat implements AutoCloseable {
         try {
             while (webSocket.receive() instanceof WebSocket.Message message) {
                 WebSocket.rule(message.isText(), 1003, "this chat is for text (§5.6)");
+                WebSocket.rule(heardLength(message) <= options.maxMessage, 1009,
+                        "with a name before it, it is too long for others (§10.4)");
                 rooms.hear(member, message.text());
             }
         } finally {
             rooms.leave(member);
         }
+    }
+
+    /// The most bytes that others hear: a name before it, and a tab after each line break. That
+    /// must not be more than one may say: many clients leave when they hear more than 1 MiB.
+    private static int heardLength(WebSocket.Message said) {
+        int length = said.payload().length + NAME_ROOM;
+        for (byte each : said.payload())
+            if (each == '\n' || each == '\r') length++;
+        return length;
     }
 
     private static void echo(WebSocket webSocket) throws IOException {

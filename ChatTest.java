@@ -4976,7 +4976,7 @@ class ChatTest {
         @DisplayName("who talks much and reads nothing does not hold up his room")
         void aDeafTalkerDoesNotHoldUpHisRoom() throws Exception {
             int much = 1 << 24;                     // more than the buffers of a socket hold
-            try (Chat chat = chat("--max-message=" + much, "--max-queue=100000000");
+            try (Chat chat = chat("--max-message=" + (much + 128), "--max-queue=100000000");
                     Raw ada = Raw.open(chat, "/chat/x").assertNothingMore();
                     Raw bob = Raw.open(chat, "/chat/x").assertNothingMore();
                     Raw deaf = stalled(chat, "/chat/x")) {
@@ -7615,7 +7615,8 @@ class ChatTest {
                 for (String text : List.of("", " ", "\r\n", "\0", "a\0b\n", "$", "SET bad 1\r\n",
                         "*3\r\n$3\r\nSET\r\n$3\r\nbad\r\n$1\r\n1\r\n", "\r\nSET bad 1\r\n",
                         "+OK\r\n", "*-1\r\n", AWAY, "1 2 3", "😀\ud801\udc00é\ufeff",
-                        "x".repeat(70_000), "x".repeat(1 << 20), "😀".repeat(1 << 18)))
+                        "x".repeat(70_000), "x".repeat((1 << 20) - 128),
+                        "😀".repeat((1 << 18) - 32)))
                     for (Guest guest : List.copyOf(all)) {
                         guest.say(text);
                         allHear(all, guest.name + ": " + text.replaceAll(
@@ -8677,6 +8678,28 @@ class ChatTest {
                 assertEquals(0, program.exit());
                 String all = String.join("\n", program.out);
                 assertTrue(all.contains("FIN=1") && all.contains("5 bytes"), all);
+            }
+        }
+
+        @Test
+        @DisplayName("what others hear is no longer than 1 MiB, which is all that many clients take")
+        void nobodyHearsMoreThanTheyTake() throws Exception {
+            int most = 1 << 20;
+            try (Chat chat = chat()) {
+                for (String breaks : List.of("", "\n\r".repeat(1000)))
+                    try (Raw ada = Raw.open(chat, "/chat/long"); Raw bob = Raw.open(chat,
+                            "/chat/long", PRESENCE)) {
+                        int fits = most - 128 - 2 * breaks.length();
+                        String name = "𐐨".repeat(24);                   // 96 bytes
+                        ada.text("/nick " + name).text(breaks + "x".repeat(fits));
+                        for (Raw each : List.of(ada, bob)) {
+                            String line = each.line();
+                            while (line.length() < fits) line = each.line();
+                            assertTrue(line.contains(name), "not under this name");
+                            assertTrue(utf8(line).length <= most, "" + utf8(line).length);
+                        }
+                        ada.text(breaks + "x".repeat(fits + 1)).assertClosed(1009);
+                    }
             }
         }
 
