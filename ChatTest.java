@@ -8644,6 +8644,7 @@ class ChatTest {
 
         private static String out(Program program) throws Exception {
             try (program) {
+                program.process.waitFor(10 * PATIENCE, TimeUnit.SECONDS);   // it may compile first
                 assertEquals("0 []", program.exit() + " " + program.err);
                 return String.join("\n", program.out);
             }
@@ -8812,6 +8813,7 @@ class ChatTest {
                 try {
                     cache = usual.resolve(name);
                     try (Program program = run(folder, withoutLocale, "--version")) {
+                        program.process.waitFor(10 * PATIENCE, TimeUnit.SECONDS);
                         assertEquals(0, program.exit());
                         assertTrue(program.out.element().startsWith("Chat.java "));
                         assertEquals(name.equals("a:b") ? 1 : 0, program.err.size(),
