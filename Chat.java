@@ -193,8 +193,9 @@ public final class Chat implements AutoCloseable {
 
     /// Whether nobody else's DNS can let this name point here.
     private boolean isOurs(String name) {
-        return List.of("localhost", "127.0.0.1", "[::1]", options.host).contains(name)
-                || options.origins.stream().anyMatch(origin -> origin.isOf(name));
+        for (Origin origin : options.origins)
+            if (origin.isOf(name)) return true;
+        return List.of("localhost", "127.0.0.1", "[::1]", options.host).contains(name);
     }
 
     /// §10.2: Origin says which page wants to connect. Only browsers can be relied on to say so;
@@ -202,7 +203,8 @@ public final class Chat implements AutoCloseable {
     private boolean allows(String text, String hostAndPort) {
         if (text == null) return true;                          // no browser
         Origin origin = Origin.of(text);
-        if (options.origins.stream().anyMatch(allowed -> allowed.allows(origin))) return true;
+        for (Origin allowed : options.origins)
+            if (allowed.allows(origin)) return true;
         Origin dialled = Origin.of((options.tls == null ? "http://" : "https://") + hostAndPort);
         return origin != null && dialled != null && (isOfNoPage(origin, dialled)
                 || origin.equals(Origin.of(address("http", dialled.host))));
@@ -685,14 +687,13 @@ public final class Chat implements AutoCloseable {
         /// For a terminal: what could break a line or steer it, like ESC, becomes a number.
         static String printable(String text) {
             var safe = new StringBuilder();
-            text.codePoints().forEach(c -> {
+            for (int c : text.codePoints().toArray())
                 switch (Character.getType(c)) {
                     case Character.CONTROL, Character.FORMAT, Character.SURROGATE,
                          Character.PRIVATE_USE, Character.UNASSIGNED, Character.LINE_SEPARATOR,
                          Character.PARAGRAPH_SEPARATOR -> safe.append("\\u{%x}".formatted(c));
                     default -> safe.appendCodePoint(c);
                 }
-            });
             return safe.toString();
         }
 
@@ -897,11 +898,19 @@ public final class Chat implements AutoCloseable {
                     if (path < 0) path = target.length();
                     head.headers.put("Host", target.substring(host, path));
                 }
-                boolean visible = target.chars().allMatch(c -> c > ' ' && c <= '~' && c != '#');
-                rule(visible && target.startsWith("/", path), 400,
+                rule(isVisible(target) && target.startsWith("/", path), 400,
                         "this is not an HTTP/1.1 request (§4.2.1)");
                 String withoutQuery = target.substring(path).split("\\?", 2)[0];
                 return new Handshake(words[0], withoutQuery, head.headers).check(head);
+            }
+
+            /// Whether it is visible ASCII, without a fragment (§3).
+            private static boolean isVisible(String target) {
+                for (int i = 0; i < target.length(); i++) {
+                    char c = target.charAt(i);
+                    if (c <= ' ' || c > '~' || c == '#') return false;
+                }
+                return true;
             }
 
             private static boolean isVersion(String word) {
