@@ -2991,6 +2991,23 @@ class ChatTest {
             }
         }
 
+        @Test
+        @DisplayName("who is cut off is watched no more: nothing is told of them again and again")
+        void whoIsCutOffIsWatchedNoMore() throws Exception {
+            var watched = (Set<?>) field(Chat.WebSocket.class, "LIVE").get(null);
+            try (var server = open(client ->
+                    assertThrows(SocketException.class, client.in::read))) {
+                var log = new LinkedBlockingQueue<String>();
+                var webSocket = Chat.WebSocket.connect(server.uri(), settings(true, log), List.of(),
+                        List.of());
+                assertTrue(watched.contains(webSocket));
+                webSocket.cutOff("enough");
+                assertFalse(watched.contains(webSocket));
+                assertNull(webSocket.receive());
+                assertEquals("[#" + webSocket.number() + " enough]", log.toString());
+            }
+        }
+
         // -- Against servers --
 
         @ParameterizedTest
