@@ -36,7 +36,7 @@ public final class Chat implements AutoCloseable {
     static final int WAITING_ROOM = 500;             // connections beyond the limit, to be told so
     static final long PAUSE = 100_000_000;           // ns, after a failure that may last
     static final long FAREWELL = 5_000_000_000L;     // ns for clients to answer our last Close
-    static final int NAME_ROOM = 128;                // bytes, for 24 letters and what is around them
+    static final int NAME_ROOM = 128;                // bytes: 24 letters and what is around them
 
     private final Options options;
     private final Ports ports;
@@ -1429,7 +1429,8 @@ public final class Chat implements AutoCloseable {
             return rest.position();
         }
 
-        /// ASCII is UTF-8 without a further look. Eight bytes at a time: all have the highest bit 0.
+        /// ASCII is UTF-8 without a further look. It looks at eight bytes at a time: the highest bit
+        /// of each is 0.
         private static boolean isAscii(byte[] bytes, int from, int to) {
             var eights = ByteBuffer.wrap(bytes);
             long all = 0;
@@ -1773,8 +1774,8 @@ public final class Chat implements AutoCloseable {
                 return batch;
             }
 
-            /// Several frames share a system call. A long one is written in pieces: after each it can
-            /// be seen that the peer reads.
+            /// Several frames share a system call. A long one is written in pieces: after each it
+            /// can be seen that the peer reads.
             private void write(List<Frame> batch) throws IOException {
                 byte[] bytes = batch.size() == 1 ? batch.get(0).bytes : joined(batch);
                 int done = 0;
@@ -2578,7 +2579,7 @@ public final class Chat implements AutoCloseable {
                 out = stream.getOutputStream();
                 logIn(who[0], who.length > 1 ? who[1] : System.getenv("CHAT_REDIS_PASSWORD"));
             } catch (IOException | NumberFormatException wrong) {
-                close("" + wrong);
+                close(wrong.toString());
                 throw new IOException("can't use --redis at " + host + ": " + wrong);
             }
         }
@@ -2641,7 +2642,7 @@ public final class Chat implements AutoCloseable {
                     batch.writeTo(out);
                 }
             } catch (IOException lost) {
-                close("" + lost);
+                close(lost.toString());
             }
         }
 
