@@ -357,6 +357,113 @@ class ChatTest {
         public void close() throws IOException { socket.close(); }
     }
 
+    /// Somebody in a room. Being here means that their server has told them something.
+    static final class Guest implements AutoCloseable {
+        final Raw raw;
+        final List<String> heard = new ArrayList<>();
+        /// What the others are told of their coming: they say something unless they have `presence`.
+        final String arrival;
+        String name;
+        /// Whether nothing at all may come unexpected, and closing is leaving in order.
+        private final boolean exact;
+
+        Guest(int port, String room, String... headers) throws IOException {
+            this(new Raw(port).shakeHands("/chat/" + URLEncoder.encode(room,
+                    StandardCharsets.UTF_8), headers), false);
+            if (raw.present) say("/who");
+            String line = raw.present ? "" : " here: ";
+            while (!line.contains(" here: ")) line = line();
+        }
+
+        Guest(Raw raw, boolean exact) throws IOException {
+            this.raw = raw;
+            this.exact = exact;
+            if (!exact) raw.socket.setSoTimeout(3 * PATIENCE * 1000);
+            String word = raw.present ? " has joined." : exact ? ": "
+                    : ": I am " + UUID.randomUUID();
+            if (!raw.present) say(word.substring(2));
+            String line = line();
+            while (!exact && !raw.present && !line.endsWith(word)) line = line();
+            assertTrue(line.matches((raw.present ? " [.]{4} " : "")
+                    + "user-(0|[1-9]\\d{0,4})\\Q" + word), line);
+            arrival = line;
+            name = line.substring(line.indexOf('u'), line.length() - word.length());
+        }
+
+        Guest say(String line) throws IOException { raw.text(line); return this; }
+
+        String line() throws IOException {
+            Frame frame = raw.frame();
+            for (int i = 0; !exact && frame.first() == 0x89 && i < 3; i++)      // for a minute or so
+                frame = raw.frame(0x8a, frame.payload()).frame();
+            assertEquals(0x81, frame.first(), frame::toString);
+            String line = raw.told(frame.text());
+            if (line.isEmpty() && raw.present) return line();
+            heard.add(line);
+            return line;
+        }
+
+        /// Nothing else may come before these.
+        Guest hears(String... lines) throws IOException {
+            for (String line : lines) assertEquals(line, line());
+            return this;
+        }
+
+        Guest hearsNothing() throws IOException {
+            raw.assertNothingMore();
+            return this;
+        }
+
+        /// Goes on until all of these have come, in whatever order, whatever else comes.
+        void until(String... lines) throws IOException {
+            for (var missing = new HashSet<>(List.of(lines)); !missing.isEmpty(); )
+                missing.remove(line());
+        }
+
+        Guest named(String nick) throws IOException {
+            String before = name;
+            name = nick;
+            return say("/nick " + nick).hears(" .... " + before + " is now " + nick + ".");
+        }
+
+        /// Sees soon that these are here.
+        Guest sees(String... names) throws Exception {
+            eventually(" .... " + names.length + " here: " + Stream.of(names).sorted()
+                    .collect(Collectors.joining(", ")), () -> say("/who").line());
+            return this;
+        }
+
+        void assertAllOf(Guest other, int n) {
+            assertEquals(IntStream.range(0, n).mapToObj(i -> other.name + ": " + i).toList(),
+                    heard.stream().filter(line -> line.startsWith(other.name + ":")).toList());
+        }
+
+        /// Nothing that was said came twice; of notices about servers there were these.
+        void assertOnce(String notices) {
+            var said = heard.stream().filter(line -> !line.startsWith(" .... ")).toList();
+            assertEquals(List.copyOf(new LinkedHashSet<>(said)), said);
+            assertEquals(notices, heard.stream().filter(Set.of(Servers.AWAY, Servers.BACK)::contains)
+                    .collect(Collectors.joining()));
+        }
+
+        /// Leaves in order; when that is over, the room has been told.
+        void leave() throws IOException {
+            if (raw.socket.isClosed()) return;
+            raw.frame(0x88, bytes("03 e8"));
+            Frame last = raw.frame();
+            while (last.first() == 0x81) last = raw.frame();            // lines that nobody read
+            assertEquals("88 03 e8", "%x ".formatted(last.first()) + hex(last.payload()));
+            raw.assertEnd();
+            raw.close();
+        }
+
+        @Override
+        public void close() throws IOException {
+            if (exact) leave();
+            else raw.close();
+        }
+    }
+
     /// The JDK's own WebSocket, which else would wait for an answer to its handshake for ever.
     static WebSocket.Builder opening(HttpClient client) {
         return client.newWebSocketBuilder().connectTimeout(Duration.ofSeconds(PATIENCE));
@@ -4010,66 +4117,13 @@ class ChatTest {
     @DisplayName("The chat: rooms, names, commands")
     class RoomsAndCommands extends Served {
 
-        /// Somebody in a room. Being here means that the server knows it.
-        private final class Member implements AutoCloseable {
-            final Raw raw;
-            String name;
-
-            /// A plain client, as the seed's; its /who shows when it has entered.
-            Member(String path) throws IOException {
-                raw = Raw.open(chat, path);
-                say("");
-                String line = raw.line();
-                assertTrue(line.matches("user-(0|[1-9]\\d{0,4}): "), line);
-                name = line.substring(0, line.length() - 2);
-            }
-
-            /// One who is told of arrivals, too; the first line is his own.
-            private Member(Raw raw) throws IOException {
-                this.raw = raw;
-                String line = raw.line();
-                assertTrue(line.matches(" [.]{4} user-(0|[1-9]\\d{0,4}) has joined[.]"), line);
-                name = line.split(" ")[2];
-            }
-
-            Member named(String nick) throws IOException {
-                String before = name;
-                name = nick;
-                return say("/nick " + nick).hears(" .... " + before + " is now " + nick + ".");
-            }
-
-            Member say(String line) throws IOException {
-                raw.text(line);
-                return this;
-            }
-
-            Member hears(String... lines) throws IOException {
-                for (String line : lines) assertEquals(line, raw.line());
-                return this;
-            }
-
-            Member hearsNothing() throws IOException {
-                raw.assertNothingMore();
-                return this;
-            }
-
-            /// Leaves properly; when that is over, the room has been told.
-            void leave() throws IOException {
-                if (raw.socket.isClosed()) return;
-                raw.hex("88 82 37 fa 21 3d 34 12");
-                Frame last;
-                do last = raw.frame(); while (last.first == 0x81);      // lines that nobody read
-                assertEquals("88 03 e8", "%x ".formatted(last.first) + hex(last.payload));
-                raw.assertEnd();
-                raw.close();
-            }
-
-            @Override
-            public void close() throws IOException { leave(); }
+        /// A plain client, as the seed's.
+        private Guest member(String path) throws IOException {
+            return new Guest(Raw.open(chat, path), true);
         }
 
-        private Member present(String path) throws IOException {
-            return new Member(Raw.open(chat, path, PRESENCE));
+        private Guest present(String path) throws IOException {
+            return new Guest(Raw.open(chat, path, PRESENCE), true);
         }
 
         // -- What is seen --
@@ -4078,7 +4132,7 @@ class ChatTest {
         @DisplayName("a plain client sees what is said and who has left, to the byte, and no more")
         void aPlainClientSeesTheSeedsLines() throws Exception {
             String gone;
-            try (var ada = new Member("/chat/plain")) {
+            try (var ada = member("/chat/plain")) {
                 try (var bob = present("/chat/plain")) {
                     ada.hearsNothing();                                   // of his arrival
                     bob.say("hello");
@@ -4100,11 +4154,11 @@ class ChatTest {
         @Test
         @DisplayName("a text message has the sender's name before it and is otherwise unchanged")
         void nothingThatIsSaidIsChanged() throws Exception {
-            try (var ada = new Member("/chat/same"); var bob = present("/chat/same")) {
+            try (var ada = member("/chat/same"); var bob = present("/chat/same")) {
                 for (String text : List.of("", " ", "\n", "a b\r\n", "\0", "\u001b[31m", "😀é€",
                         "e\u0301", "<script>alert(1)</script>&amp;", " .... user-1 has left.",
                         "user-1: not I", "\u202egnp.exe", " /help", "\ufeff", "x".repeat(70_000)))
-                    for (Member speaker : List.of(ada, bob)) {
+                    for (Guest speaker : List.of(ada, bob)) {
                         speaker.say(text);
                         ada.hears(speaker.name + ": " + text);
                         bob.hears(speaker.name + ": " + text);
@@ -4120,7 +4174,7 @@ class ChatTest {
         @CsvSource({"a|b, a|~b", "| .... bob has left., |~ .... bob has left.", "||x, |~|~x",
             "a|, a|"})
         void aLineBreakMakesNoNotice(String said, String seen) throws Exception {
-            try (var ada = new Member("/chat/break"); var bob = present("/chat/break")) {
+            try (var ada = member("/chat/break"); var bob = present("/chat/break")) {
                 for (String lineBreak : List.of("\n", "\r", "\r\n", "\u0085")) {
                     String text = said.replace("|", lineBreak);
                     bob.say(text).hears(bob.name + ": " + text);
@@ -4134,7 +4188,7 @@ class ChatTest {
         void presenceTellsOfArrivals() throws Exception {
             try (var ada = present("/chat/here")) {
                 assertTrue(ada.raw.head.contains("\r\nSec-WebSocket-Protocol: presence\r\n"));
-                try (var bob = present("/chat/here"); var eve = new Member("/chat/here")) {
+                try (var bob = present("/chat/here"); var eve = member("/chat/here")) {
                     ada.hears(" .... " + bob.name + " has joined.",
                             " .... " + eve.name + " has joined.", eve.name + ": ");
                     bob.hears(" .... " + eve.name + " has joined.", eve.name + ": ");
@@ -4156,7 +4210,7 @@ class ChatTest {
             "82 80 00 00 00 00", "81 81 37 fa 21 3d c8",
             "81 ff 00 00 00 00 00 10 00 01 37 fa 21 3d"})
         void whoLeavesHasLeftOnce(String way) throws Exception {
-            try (var ada = new Member("/chat/left"); var eve = new Member("/chat/left")) {
+            try (var ada = member("/chat/left"); var eve = member("/chat/left")) {
                 ada.hears(eve.name + ": ");
                 eve.say("I go").hears(eve.name + ": I go");
                 ada.hears(eve.name + ": I go");
@@ -4219,13 +4273,13 @@ class ChatTest {
         void allSeeTheSameOrder() throws Exception {
             int people = 6, lines = 60;
             try (var pool = Executors.newVirtualThreadPerTaskExecutor()) {
-                var members = new ArrayList<Member>();
+                var members = new ArrayList<Guest>();
                 for (int i = 0; i < people; i++) members.add(present("/chat/order"));
                 for (int i = 0; i < people; i++)
                     for (int later = i + 1; later < people; later++)
                         members.get(i).hears(" .... " + members.get(later).name + " has joined.");
                 var heard = new ArrayList<Future<List<String>>>();
-                for (Member member : members) {
+                for (Guest member : members) {
                     pool.submit(() -> {
                         for (int i = 0; i < lines; i++) member.say("" + i);
                         return null;
@@ -4238,7 +4292,7 @@ class ChatTest {
                 }
                 List<String> all = heard.get(0).get();
                 for (var future : heard) assertEquals(all, future.get());
-                for (Member member : members) {
+                for (Guest member : members) {
                     assertEquals(IntStream.range(0, lines).mapToObj(i -> member.name + ": " + i)
                             .toList(), all.stream().filter(l -> l.startsWith(member.name + ":"))
                             .toList());
@@ -4250,7 +4304,7 @@ class ChatTest {
         @Test
         @DisplayName("§5.6 binary is refused by a room with 1003, and never becomes a line")
         void aRoomIsForText() throws Exception {
-            try (var ada = new Member("/chat/text"); var eve = new Member("/chat/text")) {
+            try (var ada = member("/chat/text"); var eve = member("/chat/text")) {
                 ada.hears(eve.name + ": ");
                 eve.raw.frame(0x82, (byte) 1, (byte) 2, (byte) 0xff).frame(0x81, utf8("more"));
                 assertTrue(eve.raw.assertClosed(1003).contains("§5.6"));
@@ -4282,15 +4336,15 @@ class ChatTest {
                     try (var more = present("/chat/crowd")) {         // and he is one too many
                         names.add(more.name);
                         assertEquals(Chat.Rooms.CROWD + 1, names.size(), "a name was given twice");
-                        for (Member member : List.of(ada, last)) member.hearsNothing();
+                        for (Guest member : List.of(ada, last)) member.hearsNothing();
                         more.say("/who").hears(" .... 1001 here: " + names.stream().limit(100)
                                 .collect(Collectors.joining(", ")) + ", and 901 more");
                         more.say("hello");
-                        for (Member member : List.of(ada, last, more))
+                        for (Guest member : List.of(ada, last, more))
                             member.hears(more.name + ": hello");
                         for (Raw raw : crowd) assertEquals(more.name + ": hello", raw.line());
                     }
-                    for (Member member : List.of(ada, last)) member.hearsNothing();
+                    for (Guest member : List.of(ada, last)) member.hearsNothing();
                 }
                 ada.hears(" .... " + gone + " has left.").hearsNothing();
             } finally {
@@ -4303,7 +4357,7 @@ class ChatTest {
         @Test
         @DisplayName("/, /chat and /chat/lobby are one room, whatever the query and the writing")
         void theLobbyHasManyPaths() throws Exception {
-            var members = new ArrayList<Member>();
+            var members = new ArrayList<Guest>();
             for (String path : List.of("/", "/chat", "/chat/lobby", "/?room=b", "/chat?x=/y",
                     "/chat?", "/chat/lobby?/../x", "/chat/%6c%6Fbby", "http://localhost/chat",
                     "http://localhost/", "https://localhost/chat/lobby"))
@@ -4311,7 +4365,7 @@ class ChatTest {
             try (var elsewhere = present("/chat/Lobby"); var echo = Raw.open(chat, "/echo")) {
                 var last = members.get(members.size() - 1);
                 last.say("hello").hears(last.name + ": hello");
-                for (Member member : members) {
+                for (Guest member : members) {
                     String line;
                     do line = member == last ? last.name + ": hello" : member.raw.line();
                     while (line.endsWith(" has joined."));
@@ -4320,7 +4374,7 @@ class ChatTest {
                 elsewhere.hearsNothing();
                 echo.assertNothingMore();
             }
-            for (Member member : members) member.raw.close();
+            for (Guest member : members) member.raw.close();
         }
 
         @ParameterizedTest
@@ -4369,7 +4423,7 @@ class ChatTest {
         @Test
         @DisplayName("/echo sends each message back as it came, and is no part of the chat")
         void echoSendsBackWhatCame() throws Exception {
-            try (Raw raw = Raw.open(chat, "/echo?x", PRESENCE); var ada = new Member("/")) {
+            try (Raw raw = Raw.open(chat, "/echo?x", PRESENCE); var ada = member("/")) {
                 assertFalse(raw.head.contains("Sec-WebSocket-Protocol"), raw.head);
                 for (String text : List.of("", "/help", "//x", "\0", "😀"))
                     assertEquals(text, raw.text(text).line());
@@ -4397,7 +4451,7 @@ class ChatTest {
         @Test
         @DisplayName("/nick tells the room, and from then on it is the name")
         void nickChangesTheName() throws Exception {
-            try (var ada = new Member("/chat/nick"); var bob = present("/chat/nick")) {
+            try (var ada = member("/chat/nick"); var bob = present("/chat/nick")) {
                 String before = ada.name;
                 ada.named("Ada-1_ü").say("hi").hears("Ada-1_ü: hi").say("/who");
                 bob.hears(" .... " + before + " is now Ada-1_ü.", "Ada-1_ü: hi").hearsNothing();
@@ -4412,8 +4466,8 @@ class ChatTest {
         @Test
         @DisplayName("a name is unique in the server, in other writings too, and free again later")
         void aNameIsUniqueInTheServer() throws Exception {
-            try (var ada = new Member("/chat/one").named("Ádä");
-                    var bob = new Member("/chat/two")) {
+            try (var ada = member("/chat/one").named("Ádä");
+                    var bob = member("/chat/two")) {
                 for (String same : List.of("Ádä", "ádä", "ÁDÄ", "A\u0301da\u0308", "Ａ\u0301dä"))
                     bob.say("/nick " + same).hears(" .... The name " + java.text.Normalizer
                             .normalize(same, java.text.Normalizer.Form.NFC) + " is taken.");
@@ -4424,7 +4478,7 @@ class ChatTest {
                 ada.say("/nick ádä").hears(" .... The name ádä is taken.");
                 bob.leave();
                 ada.named("ádä");
-                try (var free = new Member("/chat/two").named("eve")) {
+                try (var free = member("/chat/two").named("eve")) {
                     free.hearsNothing();
                 }
             }
@@ -4433,7 +4487,7 @@ class ChatTest {
         @Test
         @DisplayName("nobody is given or can take the user-N of another who is here")
         void aGivenNameIsTaken() throws Exception {
-            try (var ada = new Member("/chat/given"); var bob = new Member("/chat/elsewhere")) {
+            try (var ada = member("/chat/given"); var bob = member("/chat/elsewhere")) {
                 bob.say("/nick " + ada.name).hears(" .... The name " + ada.name + " is taken.");
                 bob.say("/nick " + ada.name.toUpperCase(Locale.ROOT)).hears(" .... The name "
                         + ada.name.toUpperCase(Locale.ROOT) + " is taken.");
@@ -4447,7 +4501,7 @@ class ChatTest {
             "/nick <b>", "/nick 😀", "/nick a\u202eb", "/nick a\u200db", "/nick \u0007",
             "/nick a\nb", "/nick xxxxxxxxxxxxxxxxxxxxxxxxx", "/nick /nick"})
         void aNameHas1To24Letters(String line) throws Exception {
-            try (var ada = new Member("/chat/bad"); var bob = present("/chat/bad")) {
+            try (var ada = member("/chat/bad"); var bob = present("/chat/bad")) {
                 ada.say(line).hears(" .... A name has 1 to 24 letters, digits, - or _.")
                         .hearsNothing();
                 bob.hearsNothing();
@@ -4459,7 +4513,7 @@ class ChatTest {
         @Test
         @DisplayName("no name is invisible in part or whole, or begins with a mark")
         void noNameIsInvisible() throws Exception {
-            try (var ada = new Member("/chat/seen").named("ada");
+            try (var ada = member("/chat/seen").named("ada");
                     var bob = present("/chat/see")) {
                 for (int letter : new int[] {0x34f, 0x115f, 0x1160, 0x17b4, 0x17b5, 0x180b, 0x180f,
                         0x3164, 0xffa0, 0xfe00, 0xfe0f, 0xe0100, 0xe01ef, 0x200c, 0x200d})
@@ -4483,7 +4537,7 @@ class ChatTest {
         @Test
         @DisplayName("names that differ by case or form, however that is written, are the same")
         void caseIsFolded() throws Exception {
-            try (var ada = new Member("/chat/fold"); var bob = new Member("/chat/folds")) {
+            try (var ada = member("/chat/fold"); var bob = member("/chat/folds")) {
                 for (String pair : List.of("ΟΔΟΣ οδοσ", "ΟΔΟΣ οδος", "straße STRASSE",
                         "H\u0331 \u1e96", "J\u030c \u01f0", "ﬁn FIN",
                         "می\u200cخواهم میخواهم")) {
@@ -4505,7 +4559,7 @@ class ChatTest {
         @Test
         @DisplayName("a long name costs no more than a long line")
         void aLongNameIsCheap() throws Exception {
-            try (var ada = new Member("/chat/cheap")) {
+            try (var ada = member("/chat/cheap")) {
                 String marks = "a" + "\u0301\u0323".repeat(80_000);
                 long line = Long.MAX_VALUE, name = Long.MAX_VALUE;
                 for (int i = 0; i < 3; i++) {
@@ -4524,8 +4578,8 @@ class ChatTest {
         @Test
         @DisplayName("who comes back under a name that a ghost has gets it when the ghost has gone")
         void whoComesBackGetsTheName() throws Exception {
-            try (var ghost = new Member("/chat/ghost").named("casper");
-                    var ada = present("/chat/back"); var bob = new Member("/chat/back");
+            try (var ghost = member("/chat/ghost").named("casper");
+                    var ada = present("/chat/back"); var bob = member("/chat/back");
                     var eve = present("/chat/back")) {
                 bob.say("/nick casper").hears(" .... The name casper is taken.");   // has spoken
                 while (!ada.raw.line().equals(" .... " + eve.name + " has joined.")) continue;
@@ -4597,9 +4651,9 @@ class ChatTest {
         @Test
         @DisplayName("/who names those of this room, sorted, to the one who asked")
         void whoNamesThoseOfThisRoom() throws Exception {
-            try (var eve = new Member("/chat/who").named("eve2");
-                    var ada = new Member("/chat/who").named("ada2");
-                    var elsewhere = new Member("/chat/whose").named("bob2")) {
+            try (var eve = member("/chat/who").named("eve2");
+                    var ada = member("/chat/who").named("ada2");
+                    var elsewhere = member("/chat/whose").named("bob2")) {
                 for (int i = 0; i < 2; i++) eve.raw.line();       // ada's first words, her new name
                 eve.say("/who").hears(" .... 2 here: ada2, eve2").hearsNothing();
                 ada.say(" /who").hears(ada.name + ":  /who").say("/who   me?")
@@ -4611,7 +4665,7 @@ class ChatTest {
         @Test
         @DisplayName("/help names every command, to the one who asked")
         void helpNamesEveryCommand() throws Exception {
-            try (var ada = new Member("/chat/help"); var bob = present("/chat/help")) {
+            try (var ada = member("/chat/help"); var bob = present("/chat/help")) {
                 ada.say("/help").hears(" .... /nick NAME changes your name, /who lists who is "
                         + "here, /help is this. // at the start says a /.").hearsNothing();
                 bob.hearsNothing();
@@ -4623,7 +4677,7 @@ class ChatTest {
         @CsvSource({"/foo, /foo", "/, /", "/ nick x, /", "/Nick x, /Nick", "/nickx, /nickx",
             "/whö, /whö", "/<b>hi</b> there, /<b>hi</b>"})
         void anUnknownCommandGetsAnAnswer(String line, String command) throws Exception {
-            try (var ada = new Member("/chat/foo"); var bob = present("/chat/foo")) {
+            try (var ada = member("/chat/foo"); var bob = present("/chat/foo")) {
                 ada.say(line).hears(" .... There is no command " + command + ". Try /help.");
                 bob.hearsNothing();
             }
@@ -4632,7 +4686,7 @@ class ChatTest {
         @Test
         @DisplayName("a long unknown command does not come back in full, nor with half a character")
         void aLongCommandIsShortened() throws Exception {
-            try (var ada = new Member("/chat/long")) {
+            try (var ada = member("/chat/long")) {
                 for (String letter : List.of("x", "é", "😀")) {
                     String line = ada.say("/" + letter.repeat(1000)).raw.line();
                     assertTrue(line.matches(" [.]{4} There is no command /(" + letter
@@ -4644,7 +4698,7 @@ class ChatTest {
         @Test
         @DisplayName("// at the start says a /")
         void twoSlashesSayOne() throws Exception {
-            try (var ada = new Member("/chat/slash"); var bob = new Member("/chat/slash")) {
+            try (var ada = member("/chat/slash"); var bob = member("/chat/slash")) {
                 ada.hears(bob.name + ": ");
                 for (String said : List.of("/", "/nick x", "//x", "/ ", "/é\n")) {
                     ada.say("/" + said).hears(ada.name + ": " + said);
@@ -7417,91 +7471,6 @@ class ChatTest {
             }
         }
 
-        /// Somebody in a room. Being here means that his server has told him something.
-        private static final class Guest implements AutoCloseable {
-            final Raw raw;
-            final List<String> heard = new ArrayList<>();
-            /// What the others are told of his coming: he says something unless he has `presence`.
-            final String arrival;
-            String name;
-
-            Guest(int port, String room, String... headers) throws IOException {
-                raw = new Raw(port).shakeHands("/chat/" + URLEncoder.encode(room,
-                        StandardCharsets.UTF_8), headers);
-                raw.socket.setSoTimeout(3 * PATIENCE * 1000);
-                boolean plain = headers.length == 0;
-                String word = plain ? ": I am " + UUID.randomUUID() : " has joined.", line;
-                if (plain) say(word.substring(2));
-                do line = line(); while (plain && !line.endsWith(word));
-                assertTrue(line.matches("( [.]{4} )?user-(0|[1-9]\\d{0,4})\\Q" + word), line);
-                arrival = line;
-                name = line.substring(line.indexOf('u'), line.length() - word.length());
-                if (!plain) say("/who");
-                while (!plain && !line.contains(" here: ")) line = line();
-            }
-
-            Guest say(String line) throws IOException { raw.text(line); return this; }
-
-            String line() throws IOException {
-                Frame frame = raw.frame();
-                for (int i = 0; frame.first() == 0x89 && i < 3; i++)        // for a minute or so
-                    frame = raw.frame(0x8a, frame.payload()).frame();
-                assertEquals(0x81, frame.first(), frame::toString);
-                String line = raw.told(frame.text());
-                if (line.isEmpty() && raw.present) return line();
-                heard.add(line);
-                return line;
-            }
-
-            /// Nothing else may come before these.
-            Guest hears(String... lines) throws IOException {
-                for (String line : lines) assertEquals(line, line());
-                return this;
-            }
-
-            /// Goes on until all of these have come, in whatever order, whatever else comes.
-            void until(String... lines) throws IOException {
-                for (var missing = new HashSet<>(List.of(lines)); !missing.isEmpty(); )
-                    missing.remove(line());
-            }
-
-            Guest named(String nick) throws IOException {
-                String before = name;
-                name = nick;
-                return say("/nick " + nick).hears(" .... " + before + " is now " + nick + ".");
-            }
-
-            /// Sees soon that these are here.
-            Guest sees(String... names) throws Exception {
-                eventually(" .... " + names.length + " here: " + Stream.of(names).sorted()
-                        .collect(Collectors.joining(", ")), () -> say("/who").line());
-                return this;
-            }
-
-            void assertAllOf(Guest other, int n) {
-                assertEquals(IntStream.range(0, n).mapToObj(i -> other.name + ": " + i).toList(),
-                        heard.stream().filter(line -> line.startsWith(other.name + ":")).toList());
-            }
-
-            /// Nothing that was said came twice; of notices about servers there were these.
-            void assertOnce(String notices) {
-                var said = heard.stream().filter(line -> !line.startsWith(" .... ")).toList();
-                assertEquals(List.copyOf(new LinkedHashSet<>(said)), said);
-                assertEquals(notices, heard.stream().filter(Set.of(AWAY, BACK)::contains)
-                        .collect(Collectors.joining()));
-            }
-
-            /// Leaves properly, after his last words.
-            void leave() throws IOException {
-                raw.frame(0x88, bytes("03 e8"));
-                while (raw.frame().first() == 0x81) continue;
-                raw.assertEnd();
-                close();
-            }
-
-            @Override public void close() throws IOException { raw.close(); }
-        }
-
         private static Chat.Redis redis(Chat chat) throws Exception {
             return (Chat.Redis) field(Chat.Rooms.class, "redis").get(rooms(chat));
         }
@@ -8079,18 +8048,18 @@ class ChatTest {
         @DisplayName("nobody gets the name of who is renamed before the room has heard of that")
         void anOldNameIsFreeWhenTheRoomKnows() throws Exception {
             try (Engine engine = new Engine(1); Wire wire = new Wire(engine.port)) {
-                wire.delay = 30;
                 engine.chats.add(chat(wire.url()));
-                Guest ada = engine.guest(1, "tea"), bob = engine.guest(0, "tea");
-                ada.until(bob.arrival);
-                ada.say("/nick ada");
-                bob.until(" .... " + ada.name + " is now ada.");
-                bob.heard.clear();
+                Guest ada = engine.guest(1, "tea").named("ada"), bob = engine.guest(1, "milk"),
+                        eve = engine.guest(0, "juice");
+                wire.kept = "deliveries";
                 ada.say("/nick bea");
-                String own = " .... " + bob.name + " is now ada.";
-                while (!bob.say("/nick ada").line().equals(own))
-                    if (bob.heard.size() > 100) Thread.sleep(1);
-                assertTrue(bob.heard.contains(" .... ada is now bea."), bob.heard::toString);
+                eventually(List.of("one:name:bea"), () -> engine.ask("KEYS one:name:bea"));
+                for (Guest guest : List.of(bob, eve))
+                    guest.say("/nick ada").hears(" .... The name ada is taken.");
+                wire.kept = "";
+                ada.hears(" .... ada is now bea.");
+                eventually(List.of(), () -> engine.ask("KEYS one:name:ada"));
+                eve.named("ada");
             }
         }
 
