@@ -707,13 +707,17 @@ public final class Chat implements AutoCloseable {
             static final int SHOWN = 10;            // bytes of a header that is refused
 
             private final InputStream in;
+            private final InputStream below;        // the same without TLS, which may hold more
             private final byte[] buffer = new byte[INPUT];
             private int next, end;                  // what is buffered: from next to end
             private final byte[] header = new byte[SHOWN];      // the first bytes since mark()
             private int headerLength;
             private long slice = System.nanoTime();
 
-            Input(InputStream in) { this.in = in; }
+            Input(InputStream in, InputStream below) {
+                this.in = in;
+                this.below = below;
+            }
 
             boolean isEmpty() { return next == end; }
 
@@ -773,7 +777,7 @@ public final class Chat implements AutoCloseable {
             /// for ever. (Thread.yield() is not enough: it lets nobody in who waits for input.)
             private void letOthersRun() throws IOException {
                 if (System.nanoTime() - slice < SLICE) return;
-                if (in.available() > 0) LockSupport.parkNanos(1);
+                if (below.available() > 0) LockSupport.parkNanos(1);
                 slice = System.nanoTime();
             }
 
@@ -1911,7 +1915,7 @@ public final class Chat implements AutoCloseable {
         private void connectStreams() throws IOException {
             socket.setTcpNoDelay(true);
             socket.setSendBufferSize(SEND_BUFFER);
-            in = new Input(channel.getInputStream());
+            in = new Input(channel.getInputStream(), socket.getInputStream());
             out = channel.getOutputStream();
         }
 
@@ -2311,7 +2315,8 @@ public final class Chat implements AutoCloseable {
         }
 
         private static WebSocket.Reader reader(byte[] frames, Consumer<WebSocket.Seen> show) {
-            var in = new WebSocket.Input(new ByteArrayInputStream(frames));
+            var bytes = new ByteArrayInputStream(frames);
+            var in = new WebSocket.Input(bytes, bytes);
             return new WebSocket.Reader(in, WebSocket.Sender.ANY, true, MAX_EXPLAINED,
                     new WebSocket.Share(new WebSocket.Memory(Long.MAX_VALUE)), show);
         }

@@ -5912,11 +5912,21 @@ class ChatTest {
 
         /// Peers who send these frames as fast as they can, and read what comes back.
         private static final class Flood implements AutoCloseable {
-            private final List<Raw> peers = new ArrayList<>();
+            private final List<Raw> peers;
             final AtomicLong sent = new AtomicLong();
 
             Flood(int port, int count, byte[] frames) throws IOException {
+                this(open(port, count), frames);
+            }
+
+            private static List<Raw> open(int port, int count) throws IOException {
+                var peers = new ArrayList<Raw>();
                 for (int i = 0; i < count; i++) peers.add(new Raw(port).shakeHands("/echo"));
+                return peers;
+            }
+
+            Flood(List<Raw> peers, byte[] frames) {
+                this.peers = peers;
                 for (Raw peer : peers) {
                     daemon(() -> {
                         while (true) {
@@ -6865,6 +6875,26 @@ class ChatTest {
                 }
                 String line = plain.next(plain.err);
                 assertTrue(line.contains("this is TLS"), line);
+            }
+        }
+
+        @Test
+        @DisplayName("eight who flood, each frame in a record of its own, keep nobody waiting")
+        void whoFloodsKeepsNobodyWaiting() throws Exception {
+            try (Program own = new Program(FOLDER, Program.command(List.of("env",
+                    "CHAT_KEYSTORE_PASSWORD=" + PASSWORD), List.of("-XX:ActiveProcessorCount=1",
+                    "-Djdk.virtualThreadScheduler.parallelism=1"), "--keystore", keys()))) {
+                int port = own.ready().webSocketPort();
+                var peers = new ArrayList<Raw>();
+                for (int i = 0; i < 9; i++) peers.add(new Raw(trusting.getSocketFactory()
+                        .createSocket("localhost", port)).shakeHands("/echo"));
+                Raw innocent = peers.remove(0);
+                try (var flood = new Fairness.Flood(peers, masked(0x8a))) {
+                    eventually(true, () -> flood.sent.get() > 100_000);
+                    for (int i = 0; i < 10; i++)
+                        assertEquals("Hello", innocent.text("Hello").line());
+                    own.close();                // or each peer waits to say that it goes
+                }
             }
         }
 
