@@ -6893,7 +6893,7 @@ class ChatTest {
                     eventually(true, () -> flood.sent.get() > 100_000);
                     for (int i = 0; i < 10; i++)
                         assertEquals("Hello", innocent.text("Hello").line());
-                    own.close();                // or each peer waits to say that it goes
+                    own.process.destroyForcibly();      // else each peer waits to say goodbye
                 }
             }
         }
