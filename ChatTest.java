@@ -2,6 +2,8 @@
 // for some. At the end stands the load generator of ./run.sh bench.
 
 import com.sun.management.UnixOperatingSystemMXBean;
+import com.sun.source.tree.*;
+import com.sun.source.util.*;
 import java.io.*;
 import java.lang.management.ManagementFactory;
 import java.lang.reflect.Field;
@@ -11955,6 +11957,54 @@ class ChatTest {
             } catch (IOException closed) {
                 return;
             }
+        }
+    }
+
+    // ---- How long Chat.java may be ------------------------------------------------------------
+
+    @Nested
+    @DisplayName("Chat.java keeps its budgets")
+    class Budgets {
+        /// Lines that are not blank. Above that a method does too much: find what.
+        static final int LONGEST = 40, MEDIAN = 12;
+
+        @Test
+        @DisplayName("a method is read at a glance")
+        void methodsAreShort() throws Exception {
+            List<Map.Entry<Integer, String>> methods = methods();
+            assertTrue(methods.size() > 100, methods::toString);
+            assertEquals(List.of(), methods.stream().filter(m -> m.getKey() > LONGEST).toList());
+            int median = methods.get(methods.size() / 2).getKey();
+            assertTrue(median <= MEDIAN, "half of them have over " + median + " lines");
+        }
+
+        /// All methods and constructors of Chat.java by their lines, as the compiler sees them.
+        private static List<Map.Entry<Integer, String>> methods() throws IOException {
+            Path file = FOLDER.resolve("Chat.java");
+            String source = Files.readString(file);
+            var methods = new ArrayList<Map.Entry<Integer, String>>();
+            JavaCompiler compiler = ToolProvider.getSystemJavaCompiler();
+            try (var files = compiler.getStandardFileManager(null, null, null)) {
+                var task = (JavacTask) compiler.getTask(null, files, null, null, null,
+                        files.getJavaFileObjects(file));
+                CompilationUnitTree unit = task.parse().iterator().next();
+                SourcePositions positions = Trees.instance(task).getSourcePositions();
+                new TreeScanner<Void, Void>() {
+                    @Override
+                    public Void visitMethod(MethodTree method, Void none) {
+                        int end = (int) positions.getEndPosition(unit, method);
+                        if (end >= 0) {                                 // written, not implied
+                            int start = (int) positions.getStartPosition(unit, method);
+                            methods.add(Map.entry((int) source.substring(start, end).lines()
+                                    .filter(line -> !line.isBlank()).count(),
+                                    method.getName().toString()));
+                        }
+                        return super.visitMethod(method, none);
+                    }
+                }.scan(unit, null);
+            }
+            methods.sort(Map.Entry.comparingByKey());
+            return methods;
         }
     }
 
