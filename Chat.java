@@ -2179,6 +2179,7 @@ public final class Chat implements AutoCloseable {
         /// socket goes first: that wakes who waits in a read or a write.
         /// @param why for the log, or null
         void cutOff(String why) {
+            if (why != null) log(why);                  // before anybody sees the end
             LIVE.remove(this);                          // there is nothing more to watch
             try (socket) {
                 socket.setSoLinger(true, 0);
@@ -2186,7 +2187,6 @@ public final class Chat implements AutoCloseable {
                 // that is what is wanted
             }
             outbox.giveUp();
-            if (why != null) log(why);
         }
 
         private final Memory.Holder holder = new Memory.Holder() {
