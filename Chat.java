@@ -4079,11 +4079,11 @@ public final class Chat implements AutoCloseable {
         }
 
         /// What the JDK opens at its first use, it never gets if there are no file descriptors at
-        /// that moment: what virtual threads need to wait for bytes, and the time of the log. So
-        /// both are used before anyone comes.
+        /// that moment: what virtual threads need to wait for bytes, the log's time, random numbers
+        /// and SHA-1. So all are used before anyone comes.
         private static void readyToWait() throws IOException {
-            java.time.LocalTime.now();
-            TimeZone.getDefault();
+            Explained.now();
+            WebSocket.Handshake.acceptValue("");
             try (var listener = new ServerSocket(0, 1, InetAddress.getLoopbackAddress())) {
                 listener.setSoTimeout(1);
                 Thread.startVirtualThread(() -> {
