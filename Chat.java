@@ -1187,8 +1187,13 @@ public final class Chat implements AutoCloseable {
             var inflater = new Inflater(true);
             var out = new ByteArrayOutputStream(Math.min(2 * length, limit) + 64);
             inflater.setInput(input);
+            long slice = System.nanoTime();
             try {
                 while (true) {
+                    if (System.nanoTime() - slice > SLICE) {        // a kilobyte can become many
+                        LockSupport.parkNanos(1);                   // see Input.letOthersRun
+                        slice = System.nanoTime();
+                    }
                     int count = inflater.inflate(chunk);
                     rule(out.size() + count <= limit, 1009, "inflated, it is too long (§10.4)");
                     out.write(chunk, 0, count);
