@@ -8854,6 +8854,7 @@ class ChatTest {
             try (Program program = new Program(folder, "env", "JAVA_HOME=" + old, "PATH="
                     + Path.of(JAVA).getParent() + ":" + System.getenv("PATH"), "XDG_CACHE_HOME="
                     + cache, "./run.sh", "--version")) {
+                program.process.waitFor(10 * PATIENCE, TimeUnit.SECONDS);
                 assertEquals("0 []", program.exit() + " " + program.err);
             }
         }
