@@ -641,34 +641,33 @@ public final class Chat implements AutoCloseable {
             static final int MAX_LINES = 1000;      // that wait to be written
             private static final BlockingQueue<String> LINES = new ArrayBlockingQueue<>(MAX_LINES);
             private static final AtomicLong LEFT_OUT = new AtomicLong();
-            private static volatile boolean writing;
+            private static final AtomicLong UNWRITTEN = new AtomicLong();   // lines
             static { Thread.ofPlatform().daemon().name("log").start(Log::run); }
 
             static void print(String line) {
-                if (!LINES.offer(line)) LEFT_OUT.incrementAndGet();
+                UNWRITTEN.incrementAndGet();
+                if (LINES.offer(line)) return;
+                UNWRITTEN.decrementAndGet();
+                LEFT_OUT.incrementAndGet();
             }
 
             private static void run() {
                 while (true)
                     try {
-                        write(LINES.take());
+                        System.err.println(LINES.take());
+                        long leftOut = LEFT_OUT.getAndSet(0);
+                        if (leftOut > 0) System.err.println(leftOut + " lines were left out here");
                     } catch (Throwable bug) {       // a broken stderr is no reason to stop
                         LEFT_OUT.incrementAndGet();
+                    } finally {
+                        UNWRITTEN.decrementAndGet();
                     }
-            }
-
-            private static void write(String line) {
-                writing = true;
-                System.err.println(line);
-                long leftOut = LEFT_OUT.getAndSet(0);
-                if (leftOut > 0) System.err.println(leftOut + " lines were left out here");
-                writing = false;
             }
 
             /// Waits until all is written, but not for ever: for the end of a program.
             static void flush() {
                 long start = System.nanoTime();
-                while ((writing || !LINES.isEmpty()) && System.nanoTime() - start < seconds(1))
+                while (UNWRITTEN.get() > 0 && System.nanoTime() - start < seconds(1))
                     LockSupport.parkNanos(1_000_000);
             }
         }
