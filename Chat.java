@@ -654,7 +654,8 @@ public final class Chat implements AutoCloseable {
             private static void run() {
                 while (true)
                     try {
-                        System.err.println(LINES.take());
+                        String line = LINES.take();
+                        System.err.println(line);
                         long leftOut = LEFT_OUT.getAndSet(0);
                         if (leftOut > 0) System.err.println(leftOut + " lines were left out here");
                     } catch (Throwable bug) {       // a broken stderr is no reason to stop
