@@ -1754,11 +1754,17 @@ public final class Chat implements AutoCloseable {
                         for (Frame frame : batch) settings.wire.sent(number, frame.bytes);
                     write(batch);
                 } catch (IOException lost) {
-                    cutOff(null);
+                    lose();
                 } catch (Throwable bug) {
                     cutOff(bug.toString());
                 }
                 return settle(batch);
+            }
+
+            /// Nothing can be written any more. But a Close may have come, and wait to be read.
+            private void lose() {
+                if (state == State.OPEN) deadline = System.nanoTime() + seconds(CLOSE_TIME);
+                giveUp(State.CLOSING);
             }
 
             /// What is written next: many short frames, or one long one.
@@ -1824,8 +1830,9 @@ public final class Chat implements AutoCloseable {
             /// Bytes of memory.
             synchronized long held() { return unwritten + (long) waiting.size() * FRAME_COST; }
 
-            synchronized void giveUp() {
-                state = State.CLOSED;
+            /// Nothing more can be sent.
+            synchronized void giveUp(State next) {
+                if (state != State.CLOSED) state = next;
                 for (Frame frame : waiting) settings.memory.count(-frame.release());
                 waiting = new ArrayDeque<>(1);
                 pong = null;
@@ -2191,7 +2198,7 @@ public final class Chat implements AutoCloseable {
             } catch (IOException closed) {
                 // that is what is wanted
             }
-            outbox.giveUp();
+            outbox.giveUp(State.CLOSED);
         }
 
         private final Memory.Holder holder = new Memory.Holder() {
