@@ -559,6 +559,7 @@ public final class Chat implements AutoCloseable {
         static final int SEND_BUFFER = 64 * 1024;   // bytes the system holds for a slow reader
         static final int INPUT = 512;               // bytes of input buffer: most peers are idle
         static final int PONG_BACKLOG = 16 * 1024;  // unwritten bytes; with more, only one pong
+        static final int FEW_FRAMES = 16;           // that may wait without a look at the memory
         static final int DEFLATE_FROM = 1024;       // bytes from which compressing pays
         static final int FRAME_COST = 40;           // bytes that a waiting frame takes besides
         static final long SLICE = 200_000;          // ns of work after which others get their turn
@@ -598,19 +599,19 @@ public final class Chat implements AutoCloseable {
             }
 
             private final long limit;                                       // bytes
-            private final AtomicLong used = new AtomicLong();               // bytes
+            private final LongAdder used = new LongAdder();                 // bytes
             private final Set<Holder> holders = ConcurrentHashMap.newKeySet();
 
             Memory(long limit) { this.limit = limit; }
 
-            long used() { return used.get(); }
+            long used() { return used.sum(); }
 
             /// @param bytes that are kept, or, if negative, given back
-            void count(long bytes) { used.addAndGet(bytes); }
+            void count(long bytes) { used.add(bytes); }
 
             /// To be called after bytes were kept, but not by who holds a lock.
             void enforce() {
-                if (used.get() <= limit) return;
+                if (used.sum() <= limit) return;
                 holders.stream().max(Comparator.comparingLong(Holder::held)).ifPresent(
                         holder -> holder.giveUp("the memory of the server is full (§7.4.1)"));
             }
@@ -1686,17 +1687,19 @@ public final class Chat implements AutoCloseable {
             /// @return false if nothing can be sent any more
             boolean add(Frame frame, boolean mayWriteHere) {
                 boolean full;
+                boolean piles;                      // so much that memory may be short
                 boolean starts = false;
                 synchronized (this) {
                     if (state != State.OPEN) return false;
                     full = unwritten > settings.maxQueue;
                     if (!full) starts = enqueue(frame);
+                    piles = waiting.size() > FEW_FRAMES || unwritten > PONG_BACKLOG;
                 }
                 if (full) {
                     cutOff("reads too slowly: " + unwritten + " bytes wait");
                     return false;
                 }
-                settings.memory.enforce();
+                if (piles) settings.memory.enforce();
                 if (starts) startWriting(mayWriteHere);
                 return true;
             }
@@ -2236,6 +2239,7 @@ public final class Chat implements AutoCloseable {
                 long now = System.nanoTime();
                 for (WebSocket webSocket : LIVE)
                     try {
+                        webSocket.settings.memory.enforce();
                         webSocket.look(now);
                     } catch (Throwable bug) {           // out of memory, say: bad luck of this one
                         webSocket.cutOff(null);
@@ -3186,6 +3190,7 @@ public final class Chat implements AutoCloseable {
             private int told;                       // how many people they believe to be here
             private boolean moved;                  // somebody came or went since told was checked
             private int guests;                     // who is in, comes or goes: see Rooms.open()
+            private volatile boolean behind;        // somebody could not follow the last line
 
             Room(String name) { this.name = name; }
 
@@ -3222,8 +3227,13 @@ public final class Chat implements AutoCloseable {
                 var line = WebSocket.Message.text(event.encode());
                 String sentence = event.sentence();
                 var plain = sentence == null ? null : WebSocket.Message.text(sentence);
-                for (Member member : audience)
-                    if (member.arrived) member.post(member.wantsEvents ? line : plain);
+                boolean anybodyIsBehind = false;
+                for (Member member : audience) {
+                    if (!member.arrived) continue;
+                    member.post(member.wantsEvents ? line : plain);
+                    if (member.webSocket.isBehind()) anybodyIsBehind = true;
+                }
+                behind = anybodyIsBehind;
             }
 
             /// Tells how many are here, unless that is what the members believe.
@@ -3268,7 +3278,9 @@ public final class Chat implements AutoCloseable {
                         .limit(most).map(member -> member.nick).toList();
             }
 
+            /// Whether somebody still can't follow.
             boolean isBehind() {
+                if (!behind) return false;
                 for (Member member : members.values())
                     if (member.webSocket.isBehind()) return true;
                 return false;
