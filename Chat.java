@@ -1439,8 +1439,8 @@ public final class Chat implements AutoCloseable {
             return rest.position();
         }
 
-        /// ASCII is UTF-8 without a further look. It looks at eight bytes at a time: the highest bit
-        /// of each is 0.
+        /// ASCII is UTF-8 without a further look. Eight bytes are looked at together: the highest
+        /// bit of each is 0.
         private static boolean isAscii(byte[] bytes, int from, int to) {
             var eights = ByteBuffer.wrap(bytes);
             long all = 0;
@@ -3190,7 +3190,7 @@ public final class Chat implements AutoCloseable {
             private int told;                       // how many people they believe to be here
             private boolean moved;                  // somebody came or went since told was checked
             private int guests;                     // who is in, comes or goes: see Rooms.open()
-            private volatile boolean behind;        // somebody could not follow the last line
+            private volatile boolean behind;        // somebody could not follow: see isBehind()
 
             Room(String name) { this.name = name; }
 
@@ -3227,13 +3227,11 @@ public final class Chat implements AutoCloseable {
                 var line = WebSocket.Message.text(event.encode());
                 String sentence = event.sentence();
                 var plain = sentence == null ? null : WebSocket.Message.text(sentence);
-                boolean anybodyIsBehind = false;
                 for (Member member : audience) {
                     if (!member.arrived) continue;
                     member.post(member.wantsEvents ? line : plain);
-                    if (member.webSocket.isBehind()) anybodyIsBehind = true;
+                    if (member.webSocket.isBehind()) behind = true;
                 }
-                behind = anybodyIsBehind;
             }
 
             /// Tells how many are here, unless that is what the members believe.
@@ -3278,11 +3276,12 @@ public final class Chat implements AutoCloseable {
                         .limit(most).map(member -> member.nick).toList();
             }
 
-            /// Whether somebody still can't follow.
+            /// Whether somebody still can't follow. All are asked only if a line has shown it.
             boolean isBehind() {
                 if (!behind) return false;
                 for (Member member : members.values())
                     if (member.webSocket.isBehind()) return true;
+                behind = false;
                 return false;
             }
         }
