@@ -559,9 +559,10 @@ public final class Chat implements AutoCloseable {
         static final int SEND_BUFFER = 64 * 1024;   // bytes the system holds for a slow reader
         static final int INPUT = 512;               // bytes of input buffer: most peers are idle
         static final int PONG_BACKLOG = 16 * 1024;  // unwritten bytes; with more, only one pong
-        static final int FEW_FRAMES = 16;           // that may wait without a look at the memory
+        static final int UNCOUNTED = 1024;          // bytes kept for a peer: too little to count
         static final int DEFLATE_FROM = 1024;       // bytes from which compressing pays
         static final int FRAME_COST = 40;           // bytes that a waiting frame takes besides
+        static final int SHARED_FROM = 256;         // bytes of a frame that many wait for
         static final long SLICE = 200_000;          // ns of work after which others get their turn
 
         /// What holds for all connections of a server or client.
@@ -606,33 +607,45 @@ public final class Chat implements AutoCloseable {
 
             long used() { return used.sum(); }
 
-            /// @param bytes that are kept, or, if negative, given back
-            void count(long bytes) { used.add(bytes); }
-
-            /// To be called after bytes were kept, but not by who holds a lock.
-            void enforce() {
+            private void enforce() {
                 if (used.sum() <= limit) return;
                 holders.stream().max(Comparator.comparingLong(Holder::held)).ifPresent(
                         holder -> holder.giveUp("the memory of the server is full (§7.4.1)"));
             }
         }
 
-        /// What has come from one peer and is kept: the bytes of its request, then of a message.
+        /// What is kept from one peer, or for it. A kilobyte is part of what a connection takes
+        /// anyway: only what is more is counted, and so the count is seldom touched.
         static final class Share {
             private final Memory memory;
-            private final AtomicLong bytes = new AtomicLong();
+            private long kept;                      // bytes
+            private volatile long counted;          // bytes of these that the memory knows of
 
             Share(Memory memory) { this.memory = memory; }
 
-            void take(long more) {
-                bytes.addAndGet(more);
-                memory.count(more);
-                memory.enforce();
+            /// @param bytes that are kept from now on, or, if negative, not any more
+            synchronized void add(long bytes) {
+                kept += bytes;
+                long change = kept - counted;
+                boolean small = change > -UNCOUNTED && change < UNCOUNTED;
+                if (small && kept > 0) return;
+                memory.used.add(kept - counted);
+                counted = kept;
             }
 
             /// By whoever comes first: who reads, or who gives it up.
-            void giveBack() {
-                if (bytes.get() > 0) memory.count(-bytes.getAndSet(0));
+            synchronized void giveBack() { add(-kept); }
+
+            synchronized long kept() { return kept; }
+
+            /// To be called after bytes were added, but not by who holds a lock.
+            void enforce() {
+                if (counted > 0) memory.enforce();
+            }
+
+            void keep(long bytes) {
+                add(bytes);
+                enforce();
             }
         }
 
@@ -713,7 +726,8 @@ public final class Chat implements AutoCloseable {
             private int next, end;                  // what is buffered: from next to end
             private final byte[] header = new byte[SHOWN];      // the first bytes since mark()
             private int headerLength;
-            private long slice = System.nanoTime();
+            private long working = System.nanoTime();           // since something was read
+            private long worked;                    // ns before that, since others could run
 
             Input(InputStream in, InputStream below) {
                 this.in = in;
@@ -768,23 +782,30 @@ public final class Chat implements AutoCloseable {
             }
 
             private int readSome(byte[] target, int at, int most) throws IOException {
+                int count = readOrEnd(target, at, most);
+                if (count < 0) throw new EOFException();
+                return count;
+            }
+
+            private int readOrEnd(byte[] target, int at, int most) throws IOException {
                 letOthersRun();
                 int count = in.read(target, at, most);
-                if (count < 0) throw new EOFException();
+                working = System.nanoTime();
                 return count;
             }
 
             /// Virtual threads have no time slices: who always finds input would keep a processor
             /// for ever. (Thread.yield() is not enough: it lets nobody in who waits for input.)
             private void letOthersRun() throws IOException {
-                if (System.nanoTime() - slice < SLICE) return;
+                worked += System.nanoTime() - working;
+                if (worked < SLICE) return;
+                worked = 0;
                 if (below.available() > 0) LockSupport.parkNanos(1);
-                slice = System.nanoTime();
             }
 
             /// Reads and forgets all that still comes, until the end.
             void drain() throws IOException {
-                while (in.read(buffer) >= 0) letOthersRun();
+                while (readOrEnd(buffer, 0, buffer.length) >= 0) continue;
             }
         }
 
@@ -816,7 +837,7 @@ public final class Chat implements AutoCloseable {
                     int last = 0;
                     while (!endsWith(text, "\r\n\r\n")) {
                         rule(text.length() < MAX_HEAD, 431, "more than " + MAX_HEAD + " bytes");
-                        if (text.length() % 1024 == 0) share.take(1024);
+                        if (text.length() % 1024 == 0) share.keep(1024);
                         int next = in.readByte();
                         rule(next != TLS_HANDSHAKE || text.length() > 0, 400,
                                 "this is TLS (https: or wss:), but the port speaks plain text");
@@ -1376,15 +1397,20 @@ public final class Chat implements AutoCloseable {
 
             boolean isClose() { return (bytes[0] & Header.OPCODE) == CLOSE; }
 
-            /// @return how many bytes of memory it takes that one more waits
+            /// @return how many bytes of memory it takes that one more waits. A long frame counts
+            /// once; to find out whether a short one is shared would cost more than it takes
             int hold() {
-                return waiting.getAndIncrement() == 0 ? bytes.length + FRAME_COST : FRAME_COST;
+                boolean shared = isLong() && waiting.getAndIncrement() > 0;
+                return shared ? FRAME_COST : bytes.length + FRAME_COST;
             }
 
             /// @return how many bytes of memory get free, as one has it
             int release() {
-                return waiting.decrementAndGet() == 0 ? bytes.length + FRAME_COST : FRAME_COST;
+                boolean shared = isLong() && waiting.decrementAndGet() > 0;
+                return shared ? FRAME_COST : bytes.length + FRAME_COST;
             }
+
+            private boolean isLong() { return bytes.length >= SHARED_FROM; }
         }
 
         /// What programs exchange. It is encoded once, and compressed once, for all it is sent to.
@@ -1583,13 +1609,8 @@ public final class Chat implements AutoCloseable {
                 if (length < payload.length) return;
                 int step = Math.max(length, LEAST_PIECE);
                 if (header.fin) step = Math.min(step, rest);
-                keep(length + step, step);
+                share.keep(step);
                 payload = Arrays.copyOf(payload, length + step);
-            }
-
-            /// A kilobyte is part of what each connection takes anyway, and is not counted.
-            private void keep(int size, int more) {
-                if (size > LEAST_PIECE) share.take(more);
             }
 
             private void checkArrived(int from) throws Refusal {
@@ -1601,7 +1622,7 @@ public final class Chat implements AutoCloseable {
                 byte[] whole;
                 if (compressed) {
                     whole = inflate(payload, length, maxMessage);
-                    keep(whole.length, whole.length);
+                    share.keep(whole.length);
                 } else whole = length == payload.length ? payload : Arrays.copyOf(payload, length);
                 if (opcode == TEXT && checked < whole.length)
                     checkText(whole, checked, whole.length, true);
@@ -1641,7 +1662,7 @@ public final class Chat implements AutoCloseable {
         private final Socket socket;
         private final Settings settings;
         private final Sender peer;                      // CLIENT in a server, SERVER in a client
-        private final Outbox outbox = new Outbox();     // its lock guards state
+        private final Outbox outbox;                    // its lock guards state
         private final Share share;                      // of the memory, for what comes
         private Socket channel;                         // the socket, or TLS over it
         private Input in;
@@ -1664,6 +1685,7 @@ public final class Chat implements AutoCloseable {
             this.socket = socket;
             this.settings = settings;
             this.peer = peer;
+            outbox = new Outbox();
             share = new Share(settings.memory);
             channel = socket;
         }
@@ -1674,32 +1696,34 @@ public final class Chat implements AutoCloseable {
         /// that has piled up, and ends. Who lets too much pile up is cut off: to wait would hold up
         /// others, to leave a message out would be a lie.
         private final class Outbox {
-            private Deque<Frame> waiting = new ArrayDeque<>(1);
+            private List<Frame> waiting = List.of();
             private Frame pong;                     // the answer to the latest ping, if it waits
             private boolean writing;                // a thread is writing, or will: never two
-            private long queued;                    // bytes that wait
-            private long left;                      // bytes of the batch that is being written
-            private volatile long unwritten;        // bytes: both together
+            private volatile long queued;           // bytes of all that waits
+            private volatile long left;             // bytes of the batch that is being written
             private volatile long progress;         // ns: when some bytes were last written
             private volatile Thread sleeper;        // waits in await()
+            private final Share share;              // of the memory, for what goes out
+
+            Outbox() { share = new Share(settings.memory); }
+
+            long unwritten() { return queued + left; }          // bytes
 
             /// @param mayWriteHere whether the thread that receives may write it itself
             /// @return false if nothing can be sent any more
             boolean add(Frame frame, boolean mayWriteHere) {
                 boolean full;
-                boolean piles;                      // so much that memory may be short
                 boolean starts = false;
                 synchronized (this) {
                     if (state != State.OPEN) return false;
-                    full = unwritten > settings.maxQueue;
+                    full = unwritten() > settings.maxQueue;
                     if (!full) starts = enqueue(frame);
-                    piles = waiting.size() > FEW_FRAMES || unwritten > PONG_BACKLOG;
                 }
                 if (full) {
-                    cutOff("reads too slowly: " + unwritten + " bytes wait");
+                    cutOff("reads too slowly: " + unwritten() + " bytes wait");
                     return false;
                 }
-                if (piles) settings.memory.enforce();
+                share.enforce();
                 if (starts) startWriting(mayWriteHere);
                 return true;
             }
@@ -1710,7 +1734,7 @@ public final class Chat implements AutoCloseable {
                 boolean starts = false;
                 synchronized (this) {
                     if (state != State.OPEN) return;
-                    if (unwritten > PONG_BACKLOG) pong = answer;
+                    if (unwritten() > PONG_BACKLOG) pong = answer;
                     else starts = enqueue(answer);
                 }
                 if (starts) startWriting(true);
@@ -1722,14 +1746,18 @@ public final class Chat implements AutoCloseable {
                     state = State.CLOSING;
                     pong = null;
                 }
-                if (unwritten == 0) progress = System.nanoTime();
-                waiting.add(frame);
-                queued += frame.bytes.length;
-                unwritten = queued + left;
-                settings.memory.count(frame.hold());
+                if (!writing) progress = System.nanoTime();
+                push(frame);
                 boolean starts = !writing;
                 writing = true;
                 return starts;
+            }
+
+            private void push(Frame frame) {
+                if (waiting.isEmpty()) waiting = new ArrayList<>(4);
+                waiting.add(frame);
+                queued += frame.bytes.length;
+                share.add(frame.hold());
             }
 
             /// The thread that receives writes itself, which is quickest, unless more input waits:
@@ -1770,87 +1798,86 @@ public final class Chat implements AutoCloseable {
                 giveUp(State.CLOSING);
             }
 
-            /// What is written next: many short frames, or one long one.
+            /// All that waits is written next.
             private synchronized List<Frame> take() {
-                var batch = new ArrayList<Frame>(Math.min(waiting.size() + 1, 1000));
-                left = 0;
-                while (!waiting.isEmpty()
-                        && (left == 0 || left + waiting.peek().bytes.length <= PIECE)) {
-                    Frame frame = waiting.remove();
-                    batch.add(frame);
-                    left += frame.bytes.length;
-                }
-                queued -= left;
-                if (waiting.isEmpty()) waiting = new ArrayDeque<>(1);   // give its memory back
-                if (pong != null && left < PIECE) {
-                    batch.add(pong);
-                    left += pong.bytes.length;
-                    settings.memory.count(pong.hold());
-                    pong = null;
-                }
-                unwritten = queued + left;
+                if (pong != null) push(pong);
+                pong = null;
+                List<Frame> batch = waiting;
+                waiting = List.of();
+                left = queued;
+                queued = 0;
                 return batch;
             }
 
-            /// Several frames share a system call. A long one is written in pieces: after each it
-            /// can be seen that the peer reads.
+            /// Short frames share a system call.
             private void write(List<Frame> batch) throws IOException {
-                byte[] bytes = batch.size() == 1 ? batch.get(0).bytes : joined(batch);
+                if (batch.size() == 1) {
+                    write(batch.get(0).bytes, batch.get(0).bytes.length);
+                    return;
+                }
+                byte[] joined = new byte[(int) Math.min(left, PIECE)];
+                int length = 0;
+                for (Frame frame : batch) {
+                    byte[] bytes = frame.bytes;
+                    if (bytes.length > joined.length - length) {
+                        write(joined, length);
+                        length = 0;
+                    }
+                    if (bytes.length > joined.length) {
+                        write(bytes, bytes.length);
+                    } else {
+                        System.arraycopy(bytes, 0, joined, length, bytes.length);
+                        length += bytes.length;
+                    }
+                }
+                write(joined, length);
+            }
+
+            /// In pieces: after each it can be seen that the peer reads.
+            private void write(byte[] bytes, int length) throws IOException {
                 int done = 0;
-                while (done < bytes.length) {
-                    int count = Math.min(bytes.length - done, PIECE);
+                while (done < length) {
+                    int count = Math.min(length - done, PIECE);
                     out.write(bytes, done, count);
                     done += count;
-                    written(count);
+                    left -= count;                  // by the one thread that writes
+                    progress = System.nanoTime();
+                    LockSupport.unpark(sleeper);
                 }
-            }
-
-            private static byte[] joined(List<Frame> frames) {
-                int length = 0;
-                for (Frame frame : frames) length += frame.bytes.length;
-                var all = ByteBuffer.allocate(length);
-                for (Frame frame : frames) all.put(frame.bytes);
-                return all.array();
-            }
-
-            private synchronized void written(int bytes) {
-                progress = System.nanoTime();
-                left -= bytes;
-                unwritten = queued + left;
-                LockSupport.unpark(sleeper);
             }
 
             /// The batch is written, or lost. @return whether there is more to write
             private synchronized boolean settle(List<Frame> batch) {
-                for (Frame frame : batch) settings.memory.count(-frame.release());
                 left = 0;
-                unwritten = queued;
-                LockSupport.unpark(sleeper);
+                release(batch);
                 writing = !waiting.isEmpty() || pong != null;
                 return writing;
             }
 
-            /// Bytes of memory.
-            synchronized long held() { return unwritten + (long) waiting.size() * FRAME_COST; }
+            private void release(List<Frame> frames) {
+                long bytes = 0;
+                for (Frame frame : frames) bytes += frame.release();
+                share.add(-bytes);
+                LockSupport.unpark(sleeper);
+            }
 
             /// Nothing more can be sent.
             synchronized void giveUp(State next) {
                 if (state != State.CLOSED) state = next;
-                for (Frame frame : waiting) settings.memory.count(-frame.release());
-                waiting = new ArrayDeque<>(1);
+                release(waiting);
+                waiting = List.of();
                 pong = null;
                 queued = 0;
-                unwritten = left;
                 LockSupport.unpark(sleeper);
             }
 
             /// Waits until at most `most` bytes are unwritten: who doesn't read isn't read from.
             /// It ends, since the watcher cuts off who takes nothing.
             void await(long most) {
-                if (unwritten <= most) return;
+                if (unwritten() <= most) return;
                 boolean interrupted = false;
                 sleeper = Thread.currentThread();
-                while (unwritten > most) {
+                while (unwritten() > most) {
                     LockSupport.park(this);
                     if (Thread.interrupted()) interrupted = true;
                 }
@@ -2133,11 +2160,11 @@ public final class Chat implements AutoCloseable {
         int closeCode() { return closeCode; }       // §7.1.5: 1005: of none, 1006: without a Close
         long number() { return number; }            // in the log and in the trace
 
-        long unwritten() { return outbox.unwritten; }       // bytes that wait for this peer
+        long unwritten() { return outbox.unwritten(); }       // bytes that wait for this peer
 
         /// Whether so much waits for this peer that who talks should wait, and the peer is reading.
         boolean isBehind() {
-            return outbox.unwritten > settings.maxQueue / 2
+            return outbox.unwritten() > settings.maxQueue / 2
                     && System.nanoTime() - outbox.progress < seconds(1);
         }
 
@@ -2205,12 +2232,12 @@ public final class Chat implements AutoCloseable {
         }
 
         private final Memory.Holder holder = new Memory.Holder() {
-            @Override public long held() { return outbox.held() + share.bytes.get(); }
+            @Override public long held() { return outbox.share.kept() + share.kept(); }
 
             /// Who lets much pile up is cut off; who sends much can still be told why.
             @Override public void giveUp(String why) {
                 share.giveBack();
-                if (outbox.held() > PONG_BACKLOG) {
+                if (outbox.share.kept() > PONG_BACKLOG) {
                     cutOff(why);
                     return;
                 }
@@ -2263,7 +2290,7 @@ public final class Chat implements AutoCloseable {
         /// A sign of life is a whole frame, or a kilobyte of one. Who gives none for a while is
         /// pinged. Who takes what waits for it is alive: the ping may be behind all that.
         private void lookForLife(long now) {
-            boolean waits = outbox.unwritten > 0;
+            boolean waits = outbox.unwritten() > 0;
             boolean stuck = waits && now - outbox.progress > seconds(2 * SILENCE);
             boolean silent = now - reader.heard > seconds(SILENCE);
             boolean begins = silent && !pinged;
