@@ -161,8 +161,12 @@ public final class Chat implements AutoCloseable {
     /// must not be more than one may say: many clients leave when they hear more than 1 MiB.
     private static int heardLength(WebSocket.Message said) {
         int length = said.payload().length + NAME_ROOM;
-        for (byte each : said.payload())
-            if (each == '\n' || each == '\r') length++;
+        byte before = 0;
+        for (byte each : said.payload()) {
+            boolean nextLine = before == (byte) 0xc2 && each == (byte) 0x85;    // U+0085
+            if (each == '\n' || each == '\r' || nextLine) length++;
+            before = each;
+        }
         return length;
     }
 
@@ -177,7 +181,7 @@ public final class Chat implements AutoCloseable {
         WebSocket.rule(!full, 503, "too many connections: try again later");
         WebSocket.rule(knows(request.host()), 403,
                 "this server has other names; --host or --origin adds it");
-        WebSocket.rule(allows(request.headers().get("Origin"), request.header("Host")), 403,
+        WebSocket.rule(allows(request.origin(), request.head().header("Host")), 403,
                 "pages of another origin may not connect (§10.2); --origin ORIGIN allows it");
         WebSocket.rule(room != null || path.equals("/echo"), 404,
                 "there is /, /echo, /chat, /chat/NAME (64 letters, digits, - or _) (§4.2.2)");
@@ -594,14 +598,8 @@ public final class Chat implements AutoCloseable {
         /// One bound over all bytes that wait for peers or come from them. The count may be a
         /// little late, but what is counted is given back. Above the limit, who holds most goes.
         static final class Memory {
-            interface Holder {
-                long held();
-                void giveUp(String why);
-            }
-
             private final long limit;                                       // bytes
             private final LongAdder used = new LongAdder();                 // bytes
-            private final Set<Holder> holders = ConcurrentHashMap.newKeySet();
 
             Memory(long limit) { this.limit = limit; }
 
@@ -609,8 +607,12 @@ public final class Chat implements AutoCloseable {
 
             private void enforce() {
                 if (used.sum() <= limit) return;
-                holders.stream().max(Comparator.comparingLong(Holder::held)).ifPresent(
-                        holder -> holder.giveUp("the memory of the server is full (§7.4.1)"));
+                WebSocket most = null;
+                for (WebSocket each : LIVE) {
+                    boolean counts = each.settings.memory == this;
+                    if (counts && (most == null || each.kept() > most.kept())) most = each;
+                }
+                if (most != null) most.giveUp("the memory of the server is full (§7.4.1)");
             }
         }
 
@@ -908,7 +910,7 @@ public final class Chat implements AutoCloseable {
 
         /// The request of a client (§4.1), checked by a server (§4.2.1).
         /// @param path without the query, still percent-encoded
-        record Handshake(String method, String path, Map<String, String> headers) {
+        record Handshake(String method, String path, Head head) {
             static Handshake read(Input in, Share share, Consumer<String> show)
                     throws IOException {
                 Head head = Head.read(in, share, show);
@@ -927,7 +929,9 @@ public final class Chat implements AutoCloseable {
                 rule(isVisible(target) && target.startsWith("/", path), 400,
                         "this is not an HTTP/1.1 request (§4.2.1)");
                 String withoutQuery = target.substring(path).split("\\?", 2)[0];
-                return new Handshake(words[0], withoutQuery, head.headers).check(head);
+                var handshake = new Handshake(words[0], withoutQuery, head);
+                handshake.check();
+                return handshake;
             }
 
             /// Whether it is visible ASCII, without a fragment (§3).
@@ -945,10 +949,10 @@ public final class Chat implements AutoCloseable {
             }
 
             /// The conditions of §4.2.1, in the order that gives the most helpful answer.
-            private Handshake check(Head head) throws Refusal {
+            private void check() throws Refusal {
                 // A header that came twice has a comma now, and so is no valid value.
-                String length = headers.getOrDefault("Content-Length", "0");
-                boolean body = !length.equals("0") || headers.containsKey("Transfer-Encoding");
+                String length = head.headers.getOrDefault("Content-Length", "0");
+                boolean body = !length.equals("0") || head.headers.containsKey("Transfer-Encoding");
                 String version = head.header("Sec-WebSocket-Version");
                 rule(method.equals("GET"), 405, "a WebSocket begins with GET (§4.2.1)");
                 rule(host() != null, 400, "one valid Host is needed (§4.2.1)");
@@ -957,12 +961,11 @@ public final class Chat implements AutoCloseable {
                 rule(!body, 400, "a GET has no body (§4.2.1)");
                 rule(head.has("Connection", "upgrade"), 400,
                         "Connection: Upgrade is missing (§4.2.1)");
-                rule(isKey(header("Sec-WebSocket-Key")), 400,
+                rule(isKey(head.header("Sec-WebSocket-Key")), 400,
                         "one key of 16 bytes is needed (§4.2.1)");
                 rule(!version.isEmpty() && !version.contains(","), 400,
                         "one version is needed (§4.2.1)");
                 rule(version.equals("13"), 426, "the only version is 13 (§4.4)");
-                return this;
             }
 
             /// §4.1: 16 bytes in base64 are 22 characters and two signs that fill up.
@@ -971,11 +974,10 @@ public final class Chat implements AutoCloseable {
                         && isMadeOf(key.substring(0, 22), "+/");
             }
 
-            String header(String name) { return headers.getOrDefault(name, ""); }
+            String host() { return hostName(head.header("Host")); }
 
-            List<String> list(String name) { return new Head("", headers).list(name); }
-
-            String host() { return hostName(header("Host")); }
+            /// @return what it says of the page it comes from, or null
+            String origin() { return head.headers.get("Origin"); }
 
             /// The name by which a client calls this server, without the port; null for none.
             static String hostName(String hostAndPort) {
@@ -1008,7 +1010,7 @@ public final class Chat implements AutoCloseable {
 
             /// §4.2.2: the first subprotocol offered that is known here, or null.
             String choose(List<String> known) throws Refusal {
-                List<String> offers = list("Sec-WebSocket-Protocol");
+                List<String> offers = head.list("Sec-WebSocket-Protocol");
                 for (String offer : offers)
                     rule(isToken(offer), 400, "a subprotocol is a token (§11.3.4)");
                 for (String offer : offers)
@@ -1020,7 +1022,7 @@ public final class Chat implements AutoCloseable {
             String accept(String protocol, String extensions) {
                 String text = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n"
                         + "Connection: Upgrade\r\nSec-WebSocket-Accept: "
-                        + acceptValue(header("Sec-WebSocket-Key")) + "\r\n";
+                        + acceptValue(head.header("Sec-WebSocket-Key")) + "\r\n";
                 if (protocol != null) text += "Sec-WebSocket-Protocol: " + protocol + "\r\n";
                 if (extensions != null) text += "Sec-WebSocket-Extensions: " + extensions + "\r\n";
                 return text + "\r\n";
@@ -1892,7 +1894,7 @@ public final class Chat implements AutoCloseable {
         /// connect: they would act in the name of whoever looks at them (§10.2).
         static void serve(Socket socket, Handler handler) {
             new WebSocket(socket, Settings.DEFAULT).serve(handshake -> {
-                String origin = handshake.headers.get("Origin");
+                String origin = handshake.origin();
                 rule(origin == null || isOfHost(origin, handshake.host()), 403,
                         "a page of another host, or of none like a file, may not connect (§10.2)");
                 return List.of();
@@ -1931,7 +1933,6 @@ public final class Chat implements AutoCloseable {
 
         private void begin() {
             LIVE.add(this);
-            settings.memory.holders.add(holder);
             receiver = Thread.currentThread();
         }
 
@@ -1942,7 +1943,7 @@ public final class Chat implements AutoCloseable {
             Handshake handshake = Handshake.read(in, share, text -> show(true, text));
             path = handshake.path();
             protocol = handshake.choose(welcome.of(handshake));
-            String extensions = agree(handshake.list("Sec-WebSocket-Extensions"));
+            String extensions = agree(handshake.head.list("Sec-WebSocket-Extensions"));
             deflating = settings.deflate && extensions != null;
             becomeOpen();
             try {
@@ -1996,10 +1997,14 @@ public final class Chat implements AutoCloseable {
         /// @param headers lines of the request, like `Origin: https://chat.example`
         static WebSocket connect(URI uri, Settings settings, List<String> headers,
                                  List<String> subprotocols) throws IOException {
-            var webSocket = new WebSocket(new Socket(), settings, Sender.SERVER);
+            URI ascii = URI.create(uri.toASCIIString());
+            check(ascii, headers, subprotocols);
+            long start = System.nanoTime();
+            var webSocket = new WebSocket(dial(ascii), settings, Sender.SERVER);
+            webSocket.deadline = start + seconds(HANDSHAKE_TIME);
             webSocket.begin();
             try {
-                webSocket.ask(URI.create(uri.toASCIIString()), headers, subprotocols);
+                webSocket.ask(ascii, headers, subprotocols);
                 return webSocket;
             } catch (IOException | RuntimeException failure) {
                 webSocket.cutOff(null);
@@ -2010,18 +2015,13 @@ public final class Chat implements AutoCloseable {
 
         private void ask(URI uri, List<String> headers, List<String> subprotocols)
                 throws IOException {
-            check(uri, headers, subprotocols);
-            boolean secure = uri.getScheme().equalsIgnoreCase("wss");
             String host = uri.getHost();
-            int port = uri.getPort();
-            String hostAndPort = port < 0 ? host : host + ":" + port;
-            if (port < 0) port = secure ? 443 : 80;
+            String hostAndPort = uri.getPort() < 0 ? host : host + ":" + uri.getPort();
             path = uri.getRawPath().isEmpty() ? "/" : uri.getRawPath();
             String target = uri.getRawQuery() == null ? path : path + "?" + uri.getRawQuery();
             String key = Handshake.newKey();
             try {
-                socket.connect(new InetSocketAddress(host, port), HANDSHAKE_TIME * 1000);
-                if (secure) channel = secured(host, port);
+                if (isSecure(uri)) channel = secured(host, portOf(uri));
                 connectStreams();
                 write(Handshake.request(target, hostAndPort, key, settings.deflate, subprotocols,
                         headers));
@@ -2040,6 +2040,31 @@ public final class Chat implements AutoCloseable {
                 if (!(failure instanceof EOFException)) throw failure;
                 throw new EOFException("the server hung up before its answer was complete");
             }
+        }
+
+        private static boolean isSecure(URI uri) { return uri.getScheme().equalsIgnoreCase("wss"); }
+
+        private static int portOf(URI uri) {
+            int usual = isSecure(uri) ? 443 : 80;
+            return uri.getPort() < 0 ? usual : uri.getPort();
+        }
+
+        /// A name can have several addresses, of IPv6 and IPv4. All share the time.
+        private static Socket dial(URI uri) throws IOException {
+            InetAddress[] addresses = InetAddress.getAllByName(uri.getHost());
+            int time = HANDSHAKE_TIME * 1000 / addresses.length;
+            var failure = new IOException("can't be reached");
+            for (InetAddress address : addresses) {
+                var socket = new Socket();
+                try {
+                    socket.connect(new InetSocketAddress(address, portOf(uri)), time);
+                    return socket;
+                } catch (IOException unreachable) {
+                    socket.close();
+                    failure = unreachable;
+                }
+            }
+            throw failure;
         }
 
         /// What stands in a request must not be able to end its line.
@@ -2213,7 +2238,6 @@ public final class Chat implements AutoCloseable {
 
         private void forgetAll() {
             LIVE.remove(this);
-            settings.memory.holders.remove(holder);
             share.giveBack();
         }
 
@@ -2231,20 +2255,19 @@ public final class Chat implements AutoCloseable {
             outbox.giveUp(State.CLOSED);
         }
 
-        private final Memory.Holder holder = new Memory.Holder() {
-            @Override public long held() { return outbox.share.kept() + share.kept(); }
+        private long kept() { return outbox.share.kept() + share.kept(); }
 
-            /// Who lets much pile up is cut off; who sends much can still be told why.
-            @Override public void giveUp(String why) {
-                share.giveBack();
-                if (outbox.share.kept() > PONG_BACKLOG) {
-                    cutOff(why);
-                    return;
-                }
-                givenUp = new Refusal(state == State.CONNECTING ? 503 : 1013, why);
-                endInput();
+        /// When memory is short. Who lets much pile up is cut off; who sends much can still be
+        /// told why.
+        private void giveUp(String why) {
+            share.giveBack();
+            if (outbox.share.kept() > PONG_BACKLOG) {
+                cutOff(why);
+                return;
             }
-        };
+            givenUp = new Refusal(state == State.CONNECTING ? 503 : 1013, why);
+            endInput();
+        }
 
         /// For the thread that receives, this is as if the peer had closed its half.
         private void endInput() {
@@ -2266,7 +2289,7 @@ public final class Chat implements AutoCloseable {
                 long now = System.nanoTime();
                 for (WebSocket webSocket : LIVE)
                     try {
-                        webSocket.settings.memory.enforce();
+                        webSocket.outbox.share.enforce();
                         webSocket.look(now);
                     } catch (Throwable bug) {           // out of memory, say: bad luck of this one
                         webSocket.cutOff(null);
@@ -2614,19 +2637,18 @@ public final class Chat implements AutoCloseable {
             int hostAt = authority.lastIndexOf('@') + 1;
             String secret = authority.substring(0, Math.max(0, hostAt - 1)).replace("+", "%2B");
             String[] who = URLDecoder.decode(secret, UTF_8).split(":", 2);
-            int portAt = authority.lastIndexOf(':');
-            boolean usual = portAt < hostAt || authority.endsWith("]");
-            String host = authority.substring(hostAt, usual ? authority.length() : portAt);
-            int port = usual ? 6379 : Integer.parseInt(authority.substring(portAt + 1));
+            String host = WebSocket.Handshake.hostName(authority.substring(hostAt));
+            String port = authority.substring(hostAt + host.length());          // :PORT, or nothing
+            int number = port.length() < 2 ? 6379 : Integer.parseInt(port.substring(1));
             try {
-                socket.connect(new InetSocketAddress(host, port), ANSWER_TIME);
+                socket.connect(new InetSocketAddress(host, number), ANSWER_TIME);
                 socket.setSoTimeout(ANSWER_TIME);
                 socket.setTcpNoDelay(true);
-                Socket stream = engine.getScheme().equals("rediss") ? secured(host, port) : socket;
+                Socket stream = engine.getScheme().equals("rediss") ? secured(host, number) : socket;
                 in = new DataInputStream(new BufferedInputStream(stream.getInputStream()));
                 out = stream.getOutputStream();
                 logIn(who[0], who.length > 1 ? who[1] : System.getenv("CHAT_REDIS_PASSWORD"));
-            } catch (IOException | NumberFormatException wrong) {
+            } catch (IOException | IllegalArgumentException wrong) {
                 close(wrong.toString());
                 throw new IOException("can't use --redis at " + host + ": " + wrong);
             }
@@ -3923,12 +3945,20 @@ public final class Chat implements AutoCloseable {
             String text = value();
             try {
                 URI url = new URI(text);
-                if (Arrays.asList(schemes).contains(url.getScheme()) && url.getHost() != null
+                if (Arrays.asList(schemes).contains(url.getScheme()) && hasHost(url)
                         && url.getPort() < 65536 && url.getRawFragment() == null) return url;
             } catch (URISyntaxException wrong) {
                 // told below
             }
             throw wrong("can't be " + shown(text));
+        }
+
+        /// URI itself finds no host in a name with _, as Docker Compose gives them.
+        private static boolean hasHost(URI url) {
+            String authority = url.getRawAuthority();
+            if (url.getHost() != null || authority == null) return url.getHost() != null;
+            String hostAndPort = authority.substring(authority.lastIndexOf('@') + 1);
+            return WebSocket.Handshake.hostName(hostAndPort) != null;
         }
 
         /// A URL without the password that may be in it.

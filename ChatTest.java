@@ -3389,6 +3389,19 @@ class ChatTest {
         }
 
         @Test
+        @DisplayName("--connect tries all addresses that a name has")
+        void allAddressesAreTried() throws Exception {
+            Path hosts = Files.writeString(temporary().resolve("hosts"),
+                    "127.9.9.9 two.test\n127.0.0.1 two.test\n");
+            try (Chat chat = chat("--origin=http://two.test", "--host=127.0.0.1");
+                    Program ada = Program.with(List.of("-Djdk.net.hosts.file=" + hosts),
+                            "--connect=ws://two.test:" + chat.webSocketPort() + "/echo")) {
+                type(ada, "found\n");
+                assertEquals("found", ada.next(ada.out));
+            }
+        }
+
+        @Test
         @DisplayName("--connect --trace explains both directions, as seen from here")
         void traceExplainsBothDirections() throws Exception {
             try (Program ada = terminal(echo(), "--trace")) {
@@ -4184,6 +4197,18 @@ class ChatTest {
                     bob.say(text).hears(bob.name + ": " + text);
                     ada.hears(bob.name + ": " + seen.replace("|", lineBreak).replace("~", "\t"));
                 }
+            }
+        }
+
+        @ParameterizedTest
+        @DisplayName("a line that would get too long for those who hear it is refused (1009)")
+        @CsvSource({"10, 437", "13, 437", "133, 291", "120, 873"})
+        void aLineMustNotGetTooLong(int codePoint, int times) throws Exception {
+            String letter = Character.toString(codePoint);
+            try (Chat chat = chat("--max-message=1000");
+                    Raw ada = Raw.open(chat, "/").text(letter.repeat(times - 1))) {
+                assertTrue(ada.line().startsWith("user-"));
+                ada.text(letter.repeat(times)).assertClosed(1009);
             }
         }
 
@@ -7926,7 +7951,7 @@ class ChatTest {
             "2, redis", "2, redis://", "2, 127.0.0.1:6379", "2, http://:s3cret@127.0.0.1:6379",
             "2, redis://:s3cret@", "2, redis://:s3cret@:6379", "2, redis://:s3cret@127.0.0.1:x",
             "2, redis://:s3cret@127.0.0.1:65536", "2, redis://:s3cret^@127.0.0.1:6379",
-            "2, redis://:s3cret@my_host", "1, redis://:s3cret@[::1]:{nobody}",
+            "1, redis://:s3cret@my_host", "2, redis://:s3cret@my_host:x", "1, redis://:s3cret@[::1]:{nobody}",
             "1, redis://:s3cret@127.0.0.1:{mail}"})
         void noStart(int status, String url) throws Exception {
             try (Engine engine = new Engine(0, "--requirepass", "s3cret");
