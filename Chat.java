@@ -98,9 +98,9 @@ public final class Chat implements AutoCloseable {
             throw failure;
         }
         String hint = "The page is at " + address("http", options.host) + "/";
-        settings = new WebSocket.Settings(options.maxMessage, options.maxQueue,
-                new WebSocket.Memory(options.maxMemory), options.deflate,
-                options.tls, hint, options.trace ? new Explained(this::trace) : null, Chat::log);
+        settings = options.settings();
+        settings.hint = hint;
+        if (options.trace) settings.wire = new Explained(this::trace);
         ports.start();
         if (!ports.isLocal() && options.tls == null)
             log("others on the network can reach this, and read along: see README, Security");
@@ -283,7 +283,7 @@ public final class Chat implements AutoCloseable {
             boolean get = method.equals("GET") || method.equals("HEAD");
             try (exchange) {
                 if (!mayAsk(exchange)) {
-                    reply(exchange, 403, TEXT, "The server has other names. " + settings.hint());
+                    reply(exchange, 403, TEXT, "The server has other names. " + settings.hint);
                 } else if (header(exchange, "Upgrade").equalsIgnoreCase("websocket")) {
                     misled(exchange);
                 } else if (path.equals("/trace") && isPageOfThisMachine(exchange)) {
@@ -514,17 +514,11 @@ public final class Chat implements AutoCloseable {
             try (Socket socket = new Socket()) {
                 socket.connect(new InetSocketAddress(options.host, webSocketPort()), BREAK_TIME);
                 socket.setSoTimeout(BREAK_TIME);
+                String request = WebSocket.Handshake.request("/echo", "localhost",
+                        WebSocket.Handshake.newKey(), false, List.of(), List.of());
                 var in = new BufferedReader(new InputStreamReader(
                         socket.getInputStream(), ISO_8859_1));
-                socket.getOutputStream().write("""
-                        GET /echo HTTP/1.1\r
-                        Host: localhost\r
-                        Upgrade: websocket\r
-                        Connection: Upgrade\r
-                        Sec-WebSocket-Version: 13\r
-                        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r
-                        \r
-                        """.getBytes(US_ASCII));
+                socket.getOutputStream().write(request.getBytes(US_ASCII));
                 String line = in.readLine();
                 while (line != null && !line.isEmpty()) line = in.readLine();
                 socket.getOutputStream().write(frames);
@@ -563,26 +557,24 @@ public final class Chat implements AutoCloseable {
         static final int SEND_BUFFER = 64 * 1024;   // bytes the system holds for a slow reader
         static final int INPUT = 512;               // bytes of input buffer: most peers are idle
         static final int PONG_BACKLOG = 16 * 1024;  // unwritten bytes; with more, only one pong
-        static final int UNCOUNTED = 1024;          // bytes kept for a peer: too little to count
         static final int DEFLATE_FROM = 1024;       // bytes from which compressing pays
         static final int FRAME_COST = 40;           // bytes that a waiting frame takes besides
-        static final int SHARED_FROM = 256;         // bytes of a frame that many wait for
         static final long SLICE = 200_000;          // ns of work after which others get their turn
 
-        /// What holds for all connections of a server or client.
-        /// @param maxMessage bytes of a message, before and after inflating
-        /// @param maxQueue unwritten bytes with which a slow reader is cut off
-        /// @param memory the bound over all these connections together
-        /// @param tls for wss; null for ws (a client's null means the JDK's own)
-        /// @param hint a sentence for who is refused
-        /// @param wire who is told of all that travels, or null
-        /// @param log is given a line for each failure, and must not wait
-        record Settings(int maxMessage, int maxQueue, Memory memory, boolean deflate,
-                        SSLContext tls, String hint, Wire wire, Consumer<String> log) {
-            static final Settings DEFAULT = new Settings(1 << 20, 8 << 20,
-                    new Memory(Runtime.getRuntime().maxMemory() / 4), true, null, "", null,
-                    line -> Log.print(printable(line)));
+        /// What holds for all connections of a server or client. It is set before the first one.
+        static final class Settings {
+            int maxMessage = 1 << 20;               // bytes, before and after inflating
+            int maxQueue = 8 << 20;                 // unwritten bytes, with which a slow reader
+                                                    // is cut off
+            Memory memory = new Memory(Runtime.getRuntime().maxMemory() / 4);   // for all together
+            boolean deflate = true;
+            SSLContext tls;                         // for wss; null: ws (a client: the JDK's own)
+            String hint = "";                       // a sentence for who is refused
+            Wire wire;                              // who is told of all that travels, or null
+            Consumer<String> log = line -> Log.print(printable(line));  // must not wait
         }
+
+        private static final Settings DEFAULT = new Settings();
 
         /// A peer broke a rule, or is not wanted. The code is an HTTP status until the connection
         /// is open, then a close code (§7.4). The message goes to the peer, the log and the trace.
@@ -595,8 +587,13 @@ public final class Chat implements AutoCloseable {
             if (!kept) throw new Refusal(code, message);
         }
 
-        /// One bound over all bytes that wait for peers or come from them. The count may be a
-        /// little late, but what is counted is given back. Above the limit, who holds most goes.
+        /// One bound over all bytes that wait for peers, and all that are kept from them:
+        ///
+        ///     Outbox, what waits for a peer ──┐
+        ///                                     ├──> Memory: above the limit, who holds most goes
+        ///     Share, what a peer has sent ────┘
+        ///
+        /// The count may be a little late, but what is counted is given back.
         static final class Memory {
             private final long limit;                                       // bytes
             private final LongAdder used = new LongAdder();                 // bytes
@@ -605,49 +602,44 @@ public final class Chat implements AutoCloseable {
 
             long used() { return used.sum(); }
 
-            private void enforce() {
+            /// @param bytes that are kept, or, if negative, given back
+            void count(long bytes) { used.add(bytes); }
+
+            /// To be called after bytes were kept, but not by who holds an outbox's lock.
+            void enforce() {
+                if (used.sum() > limit) giveUpOne();
+            }
+
+            /// One after the other, or two threads would give up two where one is enough.
+            private synchronized void giveUpOne() {
                 if (used.sum() <= limit) return;
                 WebSocket most = null;
                 for (WebSocket each : LIVE) {
-                    boolean counts = each.settings.memory == this;
-                    if (counts && (most == null || each.kept() > most.kept())) most = each;
+                    boolean counts = each.settings.memory == this && each.givenUp == null;
+                    if (counts && (most == null || each.held() > most.held())) most = each;
                 }
                 if (most != null) most.giveUp("the memory of the server is full (§7.4.1)");
             }
         }
 
-        /// What is kept from one peer, or for it. A kilobyte is part of what a connection takes
-        /// anyway: only what is more is counted, and so the count is seldom touched.
+        /// What has come from one peer and is kept: the bytes of its request, then of a message.
         static final class Share {
             private final Memory memory;
-            private long kept;                      // bytes
-            private volatile long counted;          // bytes of these that the memory knows of
+            private final AtomicLong bytes = new AtomicLong();
 
             Share(Memory memory) { this.memory = memory; }
 
-            /// @param bytes that are kept from now on, or, if negative, not any more
-            synchronized void add(long bytes) {
-                kept += bytes;
-                long change = kept - counted;
-                boolean small = change > -UNCOUNTED && change < UNCOUNTED;
-                if (small && kept > 0) return;
-                memory.used.add(kept - counted);
-                counted = kept;
+            static Share unbounded() { return new Share(new Memory(Long.MAX_VALUE)); }
+
+            void keep(long more) {
+                bytes.addAndGet(more);
+                memory.count(more);
+                memory.enforce();
             }
 
             /// By whoever comes first: who reads, or who gives it up.
-            synchronized void giveBack() { add(-kept); }
-
-            synchronized long kept() { return kept; }
-
-            /// To be called after bytes were added, but not by who holds a lock.
-            void enforce() {
-                if (counted > 0) memory.enforce();
-            }
-
-            void keep(long bytes) {
-                add(bytes);
-                enforce();
+            void giveBack() {
+                if (bytes.get() > 0) memory.count(-bytes.getAndSet(0));
             }
         }
 
@@ -655,37 +647,31 @@ public final class Chat implements AutoCloseable {
         /// its own writes, and says how many lines there was no room for.
         static final class Log {
             static final int MAX_LINES = 1000;      // that wait to be written
-            private static final BlockingQueue<String> LINES = new ArrayBlockingQueue<>(MAX_LINES);
             private static final AtomicLong LEFT_OUT = new AtomicLong();
-            private static final AtomicLong UNWRITTEN = new AtomicLong();   // lines
-            static { Thread.ofPlatform().daemon().name("log").start(Log::run); }
+            private static final ExecutorService WRITER = new ThreadPoolExecutor(1, 1, 0,
+                    TimeUnit.SECONDS, new ArrayBlockingQueue<>(MAX_LINES),
+                    Thread.ofPlatform().daemon().name("log").factory(),
+                    (line, full) -> LEFT_OUT.incrementAndGet());
 
-            static void print(String line) {
-                UNWRITTEN.incrementAndGet();
-                if (LINES.offer(line)) return;
-                UNWRITTEN.decrementAndGet();
-                LEFT_OUT.incrementAndGet();
-            }
+            static void print(String line) { WRITER.execute(() -> write(line)); }
 
-            private static void run() {
-                while (true)
-                    try {
-                        String line = LINES.take();
-                        System.err.println(line);
-                        long leftOut = LEFT_OUT.getAndSet(0);
-                        if (leftOut > 0) System.err.println(leftOut + " lines were left out here");
-                    } catch (Throwable bug) {       // a broken stderr is no reason to stop
-                        LEFT_OUT.incrementAndGet();
-                    } finally {
-                        UNWRITTEN.decrementAndGet();
-                    }
+            private static void write(String line) {
+                try {
+                    System.err.println(line);
+                    long leftOut = LEFT_OUT.getAndSet(0);
+                    if (leftOut > 0) System.err.println(leftOut + " lines were left out here");
+                } catch (Throwable bug) {           // a broken stderr is no reason to stop
+                    LEFT_OUT.incrementAndGet();
+                }
             }
 
             /// Waits until all is written, but not for ever: for the end of a program.
             static void flush() {
-                long start = System.nanoTime();
-                while (UNWRITTEN.get() > 0 && System.nanoTime() - start < seconds(1))
-                    LockSupport.parkNanos(1_000_000);
+                try {
+                    WRITER.submit(() -> { }).get(1, TimeUnit.SECONDS);
+                } catch (InterruptedException | ExecutionException | TimeoutException stuck) {
+                    // then nobody reads stderr
+                }
             }
         }
 
@@ -696,8 +682,10 @@ public final class Chat implements AutoCloseable {
             void head(long number, boolean in, String text);
             void received(long number, Seen frame);
             void sent(long number, byte[] frame);
-            /// @param culprit the first bytes of what broke a rule or is not finished
-            void ended(long number, String how, byte[] culprit);
+            /// @param culprit the first bytes of what broke the rule
+            void refused(long number, Refusal refusal, byte[] culprit);
+            /// @param unfinished the first bytes of a header that ends too early
+            void lost(long number, byte[] unfinished);
         }
 
         /// For a terminal: what could break a line or steer it, like ESC, becomes a number.
@@ -728,8 +716,7 @@ public final class Chat implements AutoCloseable {
             private int next, end;                  // what is buffered: from next to end
             private final byte[] header = new byte[SHOWN];      // the first bytes since mark()
             private int headerLength;
-            private long working = System.nanoTime();           // since something was read
-            private long worked;                    // ns before that, since others could run
+            private long turn = System.nanoTime();  // when others could run for the last time
 
             Input(InputStream in, InputStream below) {
                 this.in = in;
@@ -789,20 +776,32 @@ public final class Chat implements AutoCloseable {
                 return count;
             }
 
+            /// @return -1 at the end
             private int readOrEnd(byte[] target, int at, int most) throws IOException {
                 letOthersRun();
+                long start = System.nanoTime();
                 int count = in.read(target, at, most);
-                working = System.nanoTime();
+                long end = System.nanoTime();
+                boolean waited = end - start > SLICE;
+                if (waited) turn = end;             // others could run meanwhile
                 return count;
             }
 
             /// Virtual threads have no time slices: who always finds input would keep a processor
             /// for ever. (Thread.yield() is not enough: it lets nobody in who waits for input.)
             private void letOthersRun() throws IOException {
-                worked += System.nanoTime() - working;
-                if (worked < SLICE) return;
-                worked = 0;
+                if (System.nanoTime() - turn < SLICE) return;
                 if (below.available() > 0) LockSupport.parkNanos(1);
+                turn = System.nanoTime();
+            }
+
+            /// Whether something has come that nobody has read yet.
+            boolean isUnread() {
+                try {
+                    return !isEmpty() || below.available() > 0;
+                } catch (IOException ended) {
+                    return false;
+                }
             }
 
             /// Reads and forgets all that still comes, until the end.
@@ -832,47 +831,54 @@ public final class Chat implements AutoCloseable {
         /// What stands before the first frame: a line, and headers whose names have no case. The
         /// values of a header that comes again follow after a comma, as in all of HTTP.
         record Head(String firstLine, Map<String, String> headers) {
-            /// Reads up to the empty line. Each line ends with CR LF.
+            private static final int TLS_HANDSHAKE = 0x16;  // first byte of TLS (RFC 8446 §5.1)
+
+            /// Reads up to the empty line.
             static Head read(Input in, Share share, Consumer<String> show) throws IOException {
-                var text = new StringBuilder();
+                var text = new StringBuilder();     // all that has come
+                var lines = new ArrayList<String>();
                 try {
-                    int last = 0;
-                    while (!endsWith(text, "\r\n\r\n")) {
-                        rule(text.length() < MAX_HEAD, 431, "more than " + MAX_HEAD + " bytes");
-                        if (text.length() % 1024 == 0) share.keep(1024);
-                        int next = in.readByte();
-                        rule(next != TLS_HANDSHAKE || text.length() > 0, 400,
-                                "this is TLS (https: or wss:), but the port speaks plain text");
-                        if (last == '\r' || next == '\n')
-                            rule(last == '\r' && next == '\n', 400, "lines end with CR LF");
-                        text.append((char) next);
-                        last = next;
+                    String line = readLine(in, text, share);
+                    while (!line.isEmpty()) {
+                        lines.add(line);
+                        line = readLine(in, text, share);
                     }
                 } finally {
                     show.accept(text.toString());           // be it right or not
                 }
-                return parse(text.toString().split("\r\n", -1));
+                return parse(lines);
             }
 
-            private static final int TLS_HANDSHAKE = 0x16;  // first byte of TLS (RFC 8446 §5.1)
-
-            private static boolean endsWith(StringBuilder text, String end) {
-                int start = text.length() - end.length();
-                return start >= 0 && text.indexOf(end, start) == start;
+            /// Each line ends with CR LF.
+            private static String readLine(Input in, StringBuilder text, Share share)
+                    throws IOException {
+                int start = text.length();
+                int last = 0;
+                while (last != '\n') {
+                    rule(text.length() < MAX_HEAD, 431, "more than " + MAX_HEAD + " bytes");
+                    if (text.length() % 1024 == 0) share.keep(1024);
+                    int next = in.readByte();
+                    rule(next != TLS_HANDSHAKE || text.length() > 0, 400,
+                            "this is TLS (https: or wss:), but the port speaks plain text");
+                    if (last == '\r' || next == '\n')
+                        rule(last == '\r' && next == '\n', 400, "lines end with CR LF");
+                    text.append((char) next);
+                    last = next;
+                }
+                return text.substring(start, text.length() - 2);
             }
 
-            /// @param lines the first line, the headers, and, after the last line's end, two of ""
-            private static Head parse(String[] lines) throws Refusal {
-                int end = lines.length - 2;
-                rule(end - 1 <= MAX_HEADERS, 431, "more than " + MAX_HEADERS + " headers");
+            private static Head parse(List<String> lines) throws Refusal {
+                rule(lines.size() - 1 <= MAX_HEADERS, 431, "more than " + MAX_HEADERS + " headers");
                 var headers = new TreeMap<String, String>(String.CASE_INSENSITIVE_ORDER);
-                for (String line : List.of(lines).subList(1, end)) {
+                for (int i = 1; i < lines.size(); i++) {
+                    String line = lines.get(i);
                     rule(isHeader(line), 400, "a header is not NAME: VALUE (§4.2.1)");
                     int colon = line.indexOf(':');
                     String value = line.substring(colon + 1).strip();
                     headers.merge(line.substring(0, colon), value, (a, b) -> a + "," + b);
                 }
-                return new Head(lines[0], headers);
+                return new Head(lines.isEmpty() ? "" : lines.get(0), headers);
             }
 
             /// No blank before the colon: isToken sees to that (RFC 9112 §5.1).
@@ -920,7 +926,8 @@ public final class Chat implements AutoCloseable {
                 String target = words[1];
                 int path = 0;
                 if (target.startsWith("http://") || target.startsWith("https://")) {
-                    // An absolute target takes the place of Host (RFC 9112 §3.2.2).
+                    // It takes the place of Host, which must be there (RFC 9112 §3.2).
+                    rule(hostName(head.header("Host")) != null, 400, "one valid Host is needed");
                     int host = target.indexOf("//") + 2;
                     path = target.indexOf('/', host);
                     if (path < 0) path = target.length();
@@ -1156,18 +1163,30 @@ public final class Chat implements AutoCloseable {
 
         /// RFC 7692 §7.1: java.util.zip can't promise a window of less than 15 bits, but reads all.
         private static boolean canKeep(List<String> words) {
-            if (!words.get(0).equals("permessage-deflate")) return false;
+            return areKnown(words, word -> switch (word) {
+                case "server_no_context_takeover", "client_no_context_takeover",
+                     "client_max_window_bits", "server_max_window_bits=15" -> true;
+                default -> isWindow(word, "client_max_window_bits=");
+            });
+        }
+
+        /// RFC 7692 §7.1.1.1: a server that takes our offer has to say that it keeps no memory.
+        private static boolean isKeptByServer(String answer) throws Refusal {
+            List<String> words = words(answer);
+            return words.contains("server_no_context_takeover") && areKnown(words, word ->
+                    word.equals("server_no_context_takeover")
+                    || word.equals("client_no_context_takeover")
+                    || isWindow(word, "server_max_window_bits="));
+        }
+
+        /// Whether it is permessage-deflate, and each parameter is known and there only once.
+        private static boolean areKnown(List<String> words, Predicate<String> isKnown) {
             var names = new HashSet<String>();
             for (String word : words.subList(1, words.size())) {
-                boolean known = switch (word) {
-                    case "server_no_context_takeover", "client_no_context_takeover",
-                         "client_max_window_bits", "server_max_window_bits=15" -> true;
-                    default -> isWindow(word, "client_max_window_bits=");
-                };
-                boolean again = !names.add(word.split("=")[0]);     // a second time: not allowed
-                if (!known || again) return false;
+                boolean again = !names.add(word.split("=")[0]);
+                if (again || !isKnown.test(word)) return false;
             }
-            return true;
+            return words.get(0).equals("permessage-deflate");
         }
 
         private static boolean isWindow(String word, String name) {
@@ -1175,62 +1194,52 @@ public final class Chat implements AutoCloseable {
                     .contains(word.substring(name.length()));
         }
 
-        /// RFC 7692 §7.1.1.1: a server that takes our offer has to say that it keeps no memory.
-        private static boolean isKeptByServer(String answer) throws Refusal {
-            List<String> words = words(answer);
-            var names = new HashSet<String>();
-            boolean kept = words.contains("server_no_context_takeover");
-            for (String word : words.subList(1, words.size())) {
-                boolean known = word.equals("server_no_context_takeover")
-                        || word.equals("client_no_context_takeover")
-                        || isWindow(word, "server_max_window_bits=");
-                boolean again = !names.add(word.split("=")[0]);
-                kept &= known && !again;
-            }
-            return kept && words.get(0).equals("permessage-deflate");
+        /// How long a message can become by being compressed, by anybody: blocks have headers, and
+        /// codes can have 9 bits.
+        private static int mostCompressed(int length) {
+            return (int) Math.min(Integer.MAX_VALUE - 64L, length + length / 8L + 64);
         }
 
         static byte[] deflate(byte[] message) {
             var deflater = new Deflater(Deflater.BEST_SPEED, true);                 // true: raw
-            byte[] out = new byte[message.length + message.length / 256 + 64];      // is enough
-            deflater.setInput(message);
-            int size = deflater.deflate(out, 0, out.length, Deflater.SYNC_FLUSH);
-            deflater.end();
-            return Arrays.copyOf(out, size - 4);    // RFC 7692 §7.2.1: without 00 00 ff ff
+            try {
+                byte[] out = new byte[mostCompressed(message.length)];
+                deflater.setInput(message);
+                int size = deflater.deflate(out, 0, out.length, Deflater.SYNC_FLUSH);
+                return Arrays.copyOf(out, size - 4);    // RFC 7692 §7.2.1: without 00 00 ff ff
+            } finally {
+                deflater.end();
+            }
         }
 
-        /// RFC 7692 §7.2.2: the 00 00 ff ff that the sender left out, and a last block, which shows
-        /// that nothing is missing.
+        /// RFC 7692 §7.2.2: the 00 00 ff ff that the sender left out, and an empty last block.
+        /// DEFLATE is made of blocks, of which one can be marked as the last. Usually the sender
+        /// marks none, so ours ends it, and nothing is left over. Who marked one leaves all of
+        /// ours. If something else is left over, or nothing ends, a block was cut short.
         private static final byte[] TAIL = {0, 0, -1, -1, 1, 0, 0, -1, -1};
 
-        static byte[] inflate(byte[] message, int length, int limit) throws Refusal {
+        static byte[] inflate(byte[] message, int length, int limit, Share share)
+                throws Refusal {
             rule(length > 0, 1002, "compressed data is never empty (RFC 7692 §7.2.1)");
             byte[] input = Arrays.copyOf(message, length + TAIL.length);
             System.arraycopy(TAIL, 0, input, length, TAIL.length);
             byte[] chunk = new byte[8192];
+            var out = new ByteArrayOutputStream(Math.min(length, limit));
             var inflater = new Inflater(true);
-            var out = new ByteArrayOutputStream(Math.min(2 * length, limit) + 64);
             inflater.setInput(input);
-            long slice = System.nanoTime();
             try {
-                while (true) {
-                    if (System.nanoTime() - slice > SLICE) {        // a kilobyte can become many
-                        LockSupport.parkNanos(1);                   // see Input.letOthersRun
-                        slice = System.nanoTime();
-                    }
+                long turn = System.nanoTime();
+                boolean more = true;
+                while (more) {
+                    turn = letOthersRun(turn);
                     int count = inflater.inflate(chunk);
                     rule(out.size() + count <= limit, 1009, "inflated, it is too long (§10.4)");
+                    share.keep(count);
                     out.write(chunk, 0, count);
-                    int rest = inflater.getRemaining();
-                    boolean finished = inflater.finished();
-                    rule(count > 0 || finished, 1007, "this DEFLATE has no end (RFC 7692 §7.2.2)");
-                    if (!finished) continue;
-                    // A message may hold several last blocks, or end with one: §7.2.3.4 there.
-                    if (rest == 0 || rest == TAIL.length) return out.toByteArray();
-                    rule(rest > TAIL.length, 1007, "this DEFLATE has no end (RFC 7692 §7.2.2)");
-                    inflater.reset();
-                    inflater.setInput(input, input.length - rest, rest);
+                    rule(count > 0 || inflater.finished(), 1007, UNFINISHED);
+                    if (inflater.finished()) more = goesOn(inflater, input);
                 }
+                return out.toByteArray();
             } catch (DataFormatException broken) {
                 throw new Refusal(1007, "this is not DEFLATE (RFC 7692 §7.2.2)");
             } finally {
@@ -1238,9 +1247,23 @@ public final class Chat implements AutoCloseable {
             }
         }
 
-        /// How long a message can become by being compressed: stored blocks have headers.
-        private static int mostCompressed(int length) {
-            return (int) Math.min(Integer.MAX_VALUE - 64L, length + length / 16L + 64);
+        /// A kilobyte can become many: see Input. @return when this turn began
+        private static long letOthersRun(long turn) {
+            if (System.nanoTime() - turn < SLICE) return turn;
+            LockSupport.parkNanos(1);
+            return System.nanoTime();
+        }
+
+        private static final String UNFINISHED = "this DEFLATE has no end (RFC 7692 §7.2.2)";
+
+        /// After a last block. A message may hold several, or end with one: RFC 7692 §7.2.3.4.
+        private static boolean goesOn(Inflater inflater, byte[] input) throws Refusal {
+            int rest = inflater.getRemaining();
+            if (rest == 0 || rest == TAIL.length) return false;
+            rule(rest > TAIL.length, 1007, UNFINISHED);
+            inflater.reset();
+            inflater.setInput(input, input.length - rest, rest);
+            return true;
         }
 
         // ---- A frame's header (§5.2) ----------------------------------------------------------
@@ -1339,12 +1362,13 @@ public final class Chat implements AutoCloseable {
             }
 
             /// §5.3: each byte of a payload XOR one of the key's four bytes, in turn. To mask
-            /// again is to unmask.
+            /// again is to unmask. It hides nothing. But a script in a page can't choose the bytes
+            /// that travel, and so can't make a proxy take them for an HTTP request (§10.3).
             /// @param done how many bytes of the payload came before these
             static void maskPlainly(int key, int done, byte[] bytes, int from, int to) {
                 for (int i = from; i < to; i++) {
                     int turn = (done + i - from) % 4;
-                    byte ofKey = (byte) (key >>> 24 - 8 * turn);
+                    byte ofKey = (byte) (key >>> (24 - 8 * turn));
                     bytes[i] ^= ofKey;
                 }
             }
@@ -1399,20 +1423,17 @@ public final class Chat implements AutoCloseable {
 
             boolean isClose() { return (bytes[0] & Header.OPCODE) == CLOSE; }
 
-            /// @return how many bytes of memory it takes that one more waits. A long frame counts
-            /// once; to find out whether a short one is shared would cost more than it takes
+            /// @return how many bytes of memory it takes that one more waits
             int hold() {
-                boolean shared = isLong() && waiting.getAndIncrement() > 0;
-                return shared ? FRAME_COST : bytes.length + FRAME_COST;
+                boolean first = waiting.getAndIncrement() == 0;
+                return first ? bytes.length + FRAME_COST : FRAME_COST;
             }
 
             /// @return how many bytes of memory get free, as one has it
             int release() {
-                boolean shared = isLong() && waiting.decrementAndGet() > 0;
-                return shared ? FRAME_COST : bytes.length + FRAME_COST;
+                boolean last = waiting.decrementAndGet() == 0;
+                return last ? bytes.length + FRAME_COST : FRAME_COST;
             }
-
-            private boolean isLong() { return bytes.length >= SHARED_FROM; }
         }
 
         /// What programs exchange. It is encoded once, and compressed once, for all it is sent to.
@@ -1432,17 +1453,15 @@ public final class Chat implements AutoCloseable {
             byte[] payload() { return payload; }
             String text() { return new String(payload, UTF_8); }
 
-            private Frame frame(boolean deflate, boolean masked) {
-                return masked ? encode(deflate, true) : shared(deflate);
-            }
-
-            private synchronized Frame shared(boolean deflate) {
-                if (!deflate || payload.length < DEFLATE_FROM) {
-                    if (plain == null) plain = encode(false, false);
-                    return plain;
+            /// A server's frames serve all to whom it is sent; a client's have a new key each time.
+            private synchronized Frame frame(boolean deflate, boolean masked) {
+                if (masked) return encode(deflate, true);
+                if (deflate && payload.length >= DEFLATE_FROM) {
+                    if (deflated == null) deflated = encode(true, false);
+                    return deflated;
                 }
-                if (deflated == null) deflated = encode(true, false);
-                return deflated;
+                if (plain == null) plain = encode(false, false);
+                return plain;
             }
 
             /// Compressed if that makes it shorter.
@@ -1457,12 +1476,15 @@ public final class Chat implements AutoCloseable {
             }
         }
 
-        /// §8.1: checks UTF-8; returns where an incomplete character begins, if that is not all.
+        /// §8.1: checks UTF-8.
+        /// @param whole false: more may follow, the last character may be incomplete
+        /// @return where that one begins; `to`, if there is none
         static int checkText(byte[] bytes, int from, int to, boolean whole) throws Refusal {
             var rest = ByteBuffer.wrap(bytes, from, to - from);
             var result = UTF_8.newDecoder().decode(rest, CharBuffer.allocate(to - from), whole);
-            // ed a0 to ed bf become a surrogate; the decoder notices only at the next byte
-            boolean surrogate = rest.remaining() == 2 && (rest.getShort(to - 2) & 0xffe0) == 0xeda0;
+            // ed a0 to ed bf begin a surrogate; the decoder notices only at the next byte.
+            boolean surrogate = rest.remaining() == 2 && bytes[to - 2] == (byte) 0xed
+                    && (bytes[to - 1] & 0xff) >= 0xa0;
             rule(!result.isError() && !surrogate, 1007, "text must be UTF-8 (§8.1)");
             return rest.position();
         }
@@ -1605,13 +1627,13 @@ public final class Chat implements AutoCloseable {
                 heard = System.nanoTime();
             }
 
-            /// No length is trusted: the array grows with what has come, by at least its half,
-            /// so that all copying together is linear.
+            /// No length is trusted: the array grows with what has come. It doubles, so all
+            /// copying together is linear.
             private void makeRoom(int rest) {
                 if (length < payload.length) return;
                 int step = Math.max(length, LEAST_PIECE);
                 if (header.fin) step = Math.min(step, rest);
-                share.keep(step);
+                if (length > 0) share.keep(step);           // the first kilobyte is not counted
                 payload = Arrays.copyOf(payload, length + step);
             }
 
@@ -1623,8 +1645,7 @@ public final class Chat implements AutoCloseable {
             private byte[] finish() throws Refusal {
                 byte[] whole;
                 if (compressed) {
-                    whole = inflate(payload, length, maxMessage);
-                    share.keep(whole.length);
+                    whole = inflate(payload, length, maxMessage, share);
                 } else whole = length == payload.length ? payload : Arrays.copyOf(payload, length);
                 if (opcode == TEXT && checked < whole.length)
                     checkText(whole, checked, whole.length, true);
@@ -1663,8 +1684,8 @@ public final class Chat implements AutoCloseable {
         private final long number = COUNT.incrementAndGet();        // in log and trace
         private final Socket socket;
         private final Settings settings;
-        private final Sender peer;                      // CLIENT in a server, SERVER in a client
-        private final Outbox outbox;                    // its lock guards state
+        private final boolean isClient;                 // this side
+        private final Outbox outbox = new Outbox();     // its lock guards state
         private final Share share;                      // of the memory, for what comes
         private Socket channel;                         // the socket, or TLS over it
         private Input in;
@@ -1681,13 +1702,12 @@ public final class Chat implements AutoCloseable {
         /// When the handshake, or later the end of TCP, is due.
         private volatile long deadline = System.nanoTime() + seconds(HANDSHAKE_TIME);
 
-        WebSocket(Socket socket, Settings settings) { this(socket, settings, Sender.CLIENT); }
+        WebSocket(Socket socket, Settings settings) { this(socket, settings, false); }
 
-        private WebSocket(Socket socket, Settings settings, Sender peer) {
+        private WebSocket(Socket socket, Settings settings, boolean isClient) {
             this.socket = socket;
             this.settings = settings;
-            this.peer = peer;
-            outbox = new Outbox();
+            this.isClient = isClient;
             share = new Share(settings.memory);
             channel = socket;
         }
@@ -1703,11 +1723,8 @@ public final class Chat implements AutoCloseable {
             private boolean writing;                // a thread is writing, or will: never two
             private volatile long queued;           // bytes of all that waits
             private volatile long left;             // bytes of the batch that is being written
-            private volatile long progress;         // ns: when some bytes were last written
+            private volatile long progress = System.nanoTime();     // when some were last written
             private volatile Thread sleeper;        // waits in await()
-            private final Share share;              // of the memory, for what goes out
-
-            Outbox() { share = new Share(settings.memory); }
 
             long unwritten() { return queued + left; }          // bytes
 
@@ -1725,7 +1742,7 @@ public final class Chat implements AutoCloseable {
                     cutOff("reads too slowly: " + unwritten() + " bytes wait");
                     return false;
                 }
-                share.enforce();
+                if (unwritten() > PONG_BACKLOG) settings.memory.enforce();
                 if (starts) startWriting(mayWriteHere);
                 return true;
             }
@@ -1739,7 +1756,7 @@ public final class Chat implements AutoCloseable {
                     if (unwritten() > PONG_BACKLOG) pong = answer;
                     else starts = enqueue(answer);
                 }
-                if (starts) startWriting(true);
+                if (starts) startWriting(!isClient);    // a client's reader waits for nobody
             }
 
             /// @return whether somebody has to start writing
@@ -1759,19 +1776,16 @@ public final class Chat implements AutoCloseable {
                 if (waiting.isEmpty()) waiting = new ArrayList<>(4);
                 waiting.add(frame);
                 queued += frame.bytes.length;
-                share.add(frame.hold());
+                settings.memory.count(frame.hold());
             }
 
             /// The thread that receives writes itself, which is quickest, unless more input waits:
             /// the answers to all of it can share one system call.
             private void startWriting(boolean mayWriteHere) {
                 boolean here = mayWriteHere && Thread.currentThread() == receiver && in.isEmpty();
-                boolean more = !here || writeBatch();
+                boolean more = true;
+                if (here) more = writeBatch();
                 if (more) Thread.startVirtualThread(this::writeAll);
-            }
-
-            void startAfterAnswer() {
-                if (settle(List.of())) Thread.startVirtualThread(this::writeAll);
             }
 
             private void writeAll() {
@@ -1859,7 +1873,7 @@ public final class Chat implements AutoCloseable {
             private void release(List<Frame> frames) {
                 long bytes = 0;
                 for (Frame frame : frames) bytes += frame.release();
-                share.add(-bytes);
+                settings.memory.count(-bytes);
                 LockSupport.unpark(sleeper);
             }
 
@@ -1893,7 +1907,7 @@ public final class Chat implements AutoCloseable {
         /// Serves one connection from its first byte to its last. Pages of other hosts may not
         /// connect: they would act in the name of whoever looks at them (§10.2).
         static void serve(Socket socket, Handler handler) {
-            new WebSocket(socket, Settings.DEFAULT).serve(handshake -> {
+            new WebSocket(socket, DEFAULT).serve(handshake -> {
                 String origin = handshake.origin();
                 rule(origin == null || isOfHost(origin, handshake.host()), 403,
                         "a page of another host, or of none like a file, may not connect (§10.2)");
@@ -1913,8 +1927,7 @@ public final class Chat implements AutoCloseable {
             try {
                 open(welcome);
                 handler.handle(this);
-                close(1000, "");
-                while (receive() != null) continue;     // until our Close has its answer
+                close();
             } catch (Refusal refusal) {
                 fail(refusal);
             } catch (IOException lost) {                // the socket's, or the handler's
@@ -1945,14 +1958,8 @@ public final class Chat implements AutoCloseable {
             protocol = handshake.choose(welcome.of(handshake));
             String extensions = agree(handshake.head.list("Sec-WebSocket-Extensions"));
             deflating = settings.deflate && extensions != null;
+            write(handshake.accept(protocol, deflating ? extensions : null));
             becomeOpen();
-            try {
-                write(handshake.accept(protocol, deflating ? extensions : null));
-            } catch (IOException gone) {
-                cutOff(null);
-                throw gone;
-            }
-            outbox.startAfterAnswer();
         }
 
         private void connectStreams() throws IOException {
@@ -1966,11 +1973,11 @@ public final class Chat implements AutoCloseable {
             Consumer<Seen> show = null;
             if (settings.wire != null) show = frame -> settings.wire.received(number, frame);
             share.giveBack();
+            Sender peer = isClient ? Sender.SERVER : Sender.CLIENT;
             reader = new Reader(in, peer, deflating, settings.maxMessage, share, show);
             synchronized (outbox) {
                 if (state == State.CLOSED) throw new EOFException();    // cut off meanwhile
                 state = State.OPEN;
-                outbox.writing = peer == Sender.CLIENT;     // the answer: frames wait for it
             }
         }
 
@@ -1991,7 +1998,7 @@ public final class Chat implements AutoCloseable {
         /// @throws IOException if it can't be reached, or does not answer
         /// @throws IllegalArgumentException if what it would be asked breaks a rule
         static WebSocket connect(URI uri, String... subprotocols) throws IOException {
-            return connect(uri, Settings.DEFAULT, List.of(), List.of(subprotocols));
+            return connect(uri, DEFAULT, List.of(), List.of(subprotocols));
         }
 
         /// @param headers lines of the request, like `Origin: https://chat.example`
@@ -2000,7 +2007,7 @@ public final class Chat implements AutoCloseable {
             URI ascii = URI.create(uri.toASCIIString());
             check(ascii, headers, subprotocols);
             long start = System.nanoTime();
-            var webSocket = new WebSocket(dial(ascii), settings, Sender.SERVER);
+            var webSocket = new WebSocket(dial(ascii), settings, true);
             webSocket.deadline = start + seconds(HANDSHAKE_TIME);
             webSocket.begin();
             try {
@@ -2021,7 +2028,7 @@ public final class Chat implements AutoCloseable {
             String target = uri.getRawQuery() == null ? path : path + "?" + uri.getRawQuery();
             String key = Handshake.newKey();
             try {
-                if (isSecure(uri)) channel = secured(host, portOf(uri));
+                if (isSecure(uri)) channel = secured(socket, settings.tls, host, portOf(uri));
                 connectStreams();
                 write(Handshake.request(target, hostAndPort, key, settings.deflate, subprotocols,
                         headers));
@@ -2031,7 +2038,7 @@ public final class Chat implements AutoCloseable {
                 deflating = !answer.list("Sec-WebSocket-Extensions").isEmpty();
                 becomeOpen();
             } catch (Refusal refusal) {
-                ended("refused with " + refusal.code + ": " + refusal.getMessage());
+                if (settings.wire != null) settings.wire.refused(number, refusal, culprit());
                 throw refusal;
             } catch (IOException failure) {             // which the watcher may have caused
                 boolean late = System.nanoTime() - deadline >= 0;
@@ -2084,15 +2091,17 @@ public final class Chat implements AutoCloseable {
                             + "once: " + printable(each));
         }
 
-        private Socket secured(String host, int port) throws IOException {
-            SSLSocketFactory factory = settings.tls == null
-                    ? (SSLSocketFactory) SSLSocketFactory.getDefault()
-                    : settings.tls.getSocketFactory();
-            var tls = (SSLSocket) factory.createSocket(socket, host, port, true);
-            SSLParameters parameters = tls.getSSLParameters();
-            parameters.setEndpointIdentificationAlgorithm("HTTPS");     // verifies the host's name
-            tls.setSSLParameters(parameters);
-            return tls;
+        /// TLS over a socket, for a client: the server has to show that the host's name is its own.
+        /// @param tls null means the JDK's own
+        static Socket secured(Socket socket, SSLContext tls, String host, int port)
+                throws IOException {
+            SSLSocketFactory factory = tls == null
+                    ? (SSLSocketFactory) SSLSocketFactory.getDefault() : tls.getSocketFactory();
+            var secured = (SSLSocket) factory.createSocket(socket, host, port, true);
+            SSLParameters parameters = secured.getSSLParameters();
+            parameters.setEndpointIdentificationAlgorithm("HTTPS");
+            secured.setSSLParameters(parameters);
+            return secured;
         }
 
         /// Waits for the next message, and answers pings and a Close meanwhile.
@@ -2102,11 +2111,13 @@ public final class Chat implements AutoCloseable {
             try {
                 while (state != State.CLOSED) {
                     // A client waits here for nobody: its server may wait until it is read from.
-                    if (peer == Sender.CLIENT) outbox.await(settings.maxQueue / 2);
+                    if (!isClient) outbox.await(settings.maxQueue / 2);
                     Header header = reader.readHeader();
                     if (header.isControl()) control(header.opcode, reader.readControl());
-                    else if (reader.readData() instanceof Message message && isHeard())
-                        return message;
+                    else {
+                        Message message = reader.readData();
+                        if (message != null && isHeard()) return message;
+                    }
                 }
             } catch (Refusal refusal) {
                 fail(refusal);
@@ -2116,24 +2127,24 @@ public final class Chat implements AutoCloseable {
                     fail(givenUp);
                     throw givenUp;
                 }
-                ended("the end, without a Close (§7.1.5)");
-                sendClose(1000, "", State.CLOSED);      // the peer may still listen
+                if (settings.wire != null) settings.wire.lost(number, culprit());
+                finish(1000, "");                      // the peer may still listen
             } finally {
-                if (peer == Sender.SERVER && state == State.CLOSED) hangUp();
+                if (isClient && state == State.CLOSED) hangUp();
             }
             return null;
         }
 
         /// After its own Close a server hears nothing more, a client what was on its way (§1.4).
-        private boolean isHeard() { return state == State.OPEN || peer == Sender.SERVER; }
+        private boolean isHeard() { return state == State.OPEN || isClient; }
 
         private void control(int opcode, byte[] payload) throws Refusal {
             if (opcode == PING)                         // §5.5.2; a pong needs no answer (§5.5.3)
-                outbox.answerPing(Frame.of(peer == Sender.SERVER, PONG, 0, payload));
+                outbox.answerPing(controlFrame(PONG, payload));
             if (opcode != CLOSE) return;
             closeCode = codeOf(payload);
             if (payload.length > 2) closeReason = new String(payload, 2, payload.length - 2, UTF_8);
-            sendClose(closeCode, "", State.CLOSED);     // §5.5.1: the same; then TCP is closed
+            finish(closeCode, "");                     // §5.5.1: the same; then TCP is closed
         }
 
         /// Sends a message, from any thread. Only the one that receives may have to wait for it.
@@ -2143,18 +2154,20 @@ public final class Chat implements AutoCloseable {
         /// Sends a message, but never waits: for who holds a lock, or speaks to many.
         boolean post(Message message) { return outbox.add(frame(message), false); }
 
-        private Frame frame(Message message) {
-            return message.frame(deflating, peer == Sender.SERVER);
+        private Frame frame(Message message) { return message.frame(deflating, isClient); }
+
+        private Frame controlFrame(int opcode, byte[] payload) {
+            return Frame.of(isClient, opcode, 0, payload);
         }
 
         /// §5.5.2
-        void ping() { outbox.add(Frame.of(peer == Sender.SERVER, PING, 0, new byte[0]), true); }
+        void ping() { outbox.add(controlFrame(PING, new byte[0]), true); }
 
         /// Begins to close (§7.1.2); receive() returns null when the peer has answered.
         void close(int code, String reason) {
             if (!isLegal(code)) throw new IllegalArgumentException("no close code: " + code);
             if (state == State.CONNECTING) cutOff(null);                        // §7.2.2
-            sendClose(code, reason, State.CLOSING);
+            sendClose(code, reason);
         }
 
         /// Closes with 1000 if nobody has closed yet, and waits for the end: for the thread that
@@ -2165,17 +2178,21 @@ public final class Chat implements AutoCloseable {
             while (receive() != null) continue;
         }
 
-        /// Sends a Close, the reason cut between two characters to fit in 125 bytes (§5.5).
-        private void sendClose(int code, String reason, State next) {
+        /// Sends a Close, unless one was sent: the outbox takes nothing after it (§5.5.1). The
+        /// reason is cut between two characters to fit in 125 bytes (§5.5).
+        private void sendClose(int code, String reason) {
             var payload = ByteBuffer.allocate(125);
             if (code != 1005) payload.putShort((short) code);       // which means none (§7.1.5)
             UTF_8.newEncoder().encode(CharBuffer.wrap(reason), payload, true);
             byte[] cut = Arrays.copyOf(payload.array(), payload.position());
             if (state == State.OPEN) deadline = System.nanoTime() + seconds(CLOSE_TIME);
-            outbox.add(Frame.of(peer == Sender.SERVER, CLOSE, 0, cut), true);
-            synchronized (outbox) {
-                if (state != State.CLOSED) state = next;
-            }
+            outbox.add(controlFrame(CLOSE, cut), true);
+        }
+
+        /// Nothing more is sent or heard; a Close goes first, if none has gone.
+        private void finish(int code, String reason) {
+            sendClose(code, reason);
+            synchronized (outbox) { state = State.CLOSED; }
         }
 
         State state() { return state; }
@@ -2196,24 +2213,27 @@ public final class Chat implements AutoCloseable {
         /// The one place where a failure is answered. Nothing more of the peer is heard (§7.1.7).
         private void fail(Refusal refusal) {
             if (state == State.CLOSED) return;
-            String why = refusal.getMessage();
-            log(refusal.code + " " + why);
-            ended("refused with " + refusal.code + ": " + why);
-            if (state == State.CONNECTING) {
-                try {
-                    write(Handshake.refuse(refusal.code, why + ". " + settings.hint + "\n"));
-                } catch (IOException gone) {
-                    cutOff(null);
-                }
-            }
-            sendClose(isLegal(refusal.code) ? refusal.code : 1011, why, State.CLOSED);
+            log(refusal.code + " " + refusal.getMessage());
+            if (settings.wire != null) settings.wire.refused(number, refusal, culprit());
+            // An open connection is refused with a close code. A status is one that the handler
+            // got from somebody else, as a client.
+            if (state == State.CONNECTING) refuse(refusal);
+            else if (isLegal(refusal.code)) finish(refusal.code, refusal.getMessage());
+            else finish(1011, PROBLEM);
         }
 
-        private void ended(String how) {
-            if (settings.wire == null) return;
-            byte[] culprit = reader == null ? new byte[0] : reader.culprit();
-            settings.wire.ended(number, how, culprit);
+        private void refuse(Refusal refusal) {
+            String body = refusal.getMessage() + ". " + settings.hint + "\n";
+            deadline = System.nanoTime() + seconds(CLOSE_TIME);         // time to read it
+            try {
+                write(Handshake.refuse(refusal.code, body));
+                synchronized (outbox) { state = State.CLOSED; }
+            } catch (IOException gone) {
+                cutOff(null);
+            }
         }
+
+        private byte[] culprit() { return reader == null ? new byte[0] : reader.culprit(); }
 
         private void log(String what) { settings.log.accept("#" + number + " " + what); }
 
@@ -2226,9 +2246,9 @@ public final class Chat implements AutoCloseable {
                 outbox.await(0);
                 if (reader != null) reader.end();
                 share.giveBack();
-                if (peer == Sender.CLIENT) channel.shutdownOutput();
+                if (!isClient) channel.shutdownOutput();
                 if (in != null) in.drain();
-                if (peer == Sender.SERVER) channel.shutdownOutput();
+                if (isClient) channel.shutdownOutput();
             } catch (IOException | UnsupportedOperationException gone) {
                 // then there is nothing left to end
             } finally {
@@ -2253,15 +2273,16 @@ public final class Chat implements AutoCloseable {
                 // that is what is wanted
             }
             outbox.giveUp(State.CLOSED);
+            share.giveBack();
         }
 
-        private long kept() { return outbox.share.kept() + share.kept(); }
+        private long held() { return outbox.unwritten() + share.bytes.get(); }      // bytes
 
         /// When memory is short. Who lets much pile up is cut off; who sends much can still be
         /// told why.
         private void giveUp(String why) {
             share.giveBack();
-            if (outbox.share.kept() > PONG_BACKLOG) {
+            if (outbox.unwritten() > PONG_BACKLOG) {
                 cutOff(why);
                 return;
             }
@@ -2286,16 +2307,24 @@ public final class Chat implements AutoCloseable {
 
         private static void watch() {
             while (true) {
-                long now = System.nanoTime();
-                for (WebSocket webSocket : LIVE)
-                    try {
-                        webSocket.outbox.share.enforce();
-                        webSocket.look(now);
-                    } catch (Throwable bug) {           // out of memory, say: bad luck of this one
-                        webSocket.cutOff(null);
-                    }
+                try {
+                    lookAfterAll();
+                } catch (Throwable bug) {
+                    // out of memory, say: there is another second
+                }
                 LockSupport.parkNanos(seconds(1));
             }
+        }
+
+        private static void lookAfterAll() {
+            long now = System.nanoTime();
+            for (WebSocket webSocket : LIVE)
+                try {
+                    webSocket.settings.memory.enforce();
+                    webSocket.look(now);
+                } catch (Throwable bug) {           // bad luck of this one
+                    webSocket.cutOff(null);
+                }
         }
 
         private void look(long now) {
@@ -2304,8 +2333,9 @@ public final class Chat implements AutoCloseable {
         }
 
         /// Who handshakes or closes has a deadline. Then it ends in order, or, soon after, at once.
+        /// Who still takes what waits for it, has more time.
         private void lookAtDeadline(long now) {
-            long late = now - deadline;
+            long late = Math.min(now - deadline, now - outbox.progress - seconds(CLOSE_TIME));
             if (late > seconds(GRACE)) cutOff("gave no sign of life");
             else if (late > 0) endInput();
         }
@@ -2315,13 +2345,20 @@ public final class Chat implements AutoCloseable {
         private void lookForLife(long now) {
             boolean waits = outbox.unwritten() > 0;
             boolean stuck = waits && now - outbox.progress > seconds(2 * SILENCE);
-            boolean silent = now - reader.heard > seconds(SILENCE);
-            boolean begins = silent && !pinged;
-            if (begins || waits) pingedAt = now;
-            if (stuck || silent && now - pingedAt > seconds(SILENCE))
+            boolean silent = now - reader.heard > seconds(SILENCE) && !in.isUnread();
+            if (stuck) {
                 cutOff("gave no sign of life");
-            else if (begins) ping();
-            pinged = silent;
+            } else if (!silent) {
+                pinged = false;
+            } else if (!pinged) {
+                pinged = true;
+                pingedAt = now;
+                ping();
+            } else if (waits) {
+                pingedAt = now;
+            } else if (now - pingedAt > seconds(SILENCE)) {
+                cutOff("gave no sign of life");
+            }
         }
     }
 
@@ -2371,11 +2408,10 @@ public final class Chat implements AutoCloseable {
                 int opcode = WebSocket.CONTINUATION;
                 while (opcode != WebSocket.CLOSE) opcode = readFrame(reader);
             } catch (WebSocket.Refusal broken) {
-                text.add("refused with " + broken.code + ": " + broken.getMessage());
-                for (Row row : culprit("the culprit", reader.culprit())) text.add(row.toString());
+                text.add(refusedWith(broken));
+                for (Row row : shown(reader.culprit(), "the culprit")) text.add(row.toString());
             } catch (IOException end) {
-                for (Row row : culprit("unfinished", reader.culprit()))
-                    text.add("the end, without a Close (§7.1.5)\n" + row);
+                for (Row row : shown(reader.culprit(), "unfinished")) text.add(LOST + "\n" + row);
             }
             return text.toString();
         }
@@ -2384,7 +2420,7 @@ public final class Chat implements AutoCloseable {
             var bytes = new ByteArrayInputStream(frames);
             var in = new WebSocket.Input(bytes, bytes);
             return new WebSocket.Reader(in, WebSocket.Sender.ANY, true, MAX_EXPLAINED,
-                    new WebSocket.Share(new WebSocket.Memory(Long.MAX_VALUE)), show);
+                    WebSocket.Share.unbounded(), show);
         }
 
         /// @return the opcode
@@ -2413,9 +2449,13 @@ public final class Chat implements AutoCloseable {
         }
 
         @Override
-        public void ended(long number, String how, byte[] culprit) {
-            String name = how.startsWith("refused") ? "the culprit" : "unfinished";
-            tell(number, "", how, culprit(name, culprit));
+        public void refused(long number, WebSocket.Refusal refusal, byte[] culprit) {
+            tell(number, "", refusedWith(refusal), shown(culprit, "the culprit"));
+        }
+
+        @Override
+        public void lost(long number, byte[] unfinished) {
+            tell(number, "", LOST, shown(unfinished, "unfinished"));
         }
 
         @Override
@@ -2433,7 +2473,13 @@ public final class Chat implements AutoCloseable {
 
         // ---- Rows ----
 
-        private static List<Row> culprit(String name, byte[] bytes) {
+        private static final String LOST = "the end, without a Close (§7.1.5)";
+
+        private static String refusedWith(WebSocket.Refusal refusal) {
+            return "refused with " + refusal.code + ": " + refusal.getMessage();
+        }
+
+        private static List<Row> shown(byte[] bytes, String name) {
             if (bytes.length == 0) return List.of();
             return List.of(new Row(hex(bytes, 0, bytes.length), name, ""));
         }
@@ -2644,7 +2690,8 @@ public final class Chat implements AutoCloseable {
                 socket.connect(new InetSocketAddress(host, number), ANSWER_TIME);
                 socket.setSoTimeout(ANSWER_TIME);
                 socket.setTcpNoDelay(true);
-                Socket stream = engine.getScheme().equals("rediss") ? secured(host, number) : socket;
+                Socket stream = engine.getScheme().equals("rediss")
+                        ? WebSocket.secured(socket, null, host, number) : socket;
                 in = new DataInputStream(new BufferedInputStream(stream.getInputStream()));
                 out = stream.getOutputStream();
                 logIn(who[0], who.length > 1 ? who[1] : System.getenv("CHAT_REDIS_PASSWORD"));
@@ -2652,15 +2699,6 @@ public final class Chat implements AutoCloseable {
                 close(wrong.toString());
                 throw new IOException("can't use --redis at " + host + ": " + wrong);
             }
-        }
-
-        private Socket secured(String host, int port) throws IOException {
-            var factory = (SSLSocketFactory) SSLSocketFactory.getDefault();
-            var secured = (SSLSocket) factory.createSocket(socket, host, port, true);
-            var parameters = new SSLParameters();
-            parameters.setEndpointIdentificationAlgorithm("HTTPS");     // verify the host's name
-            secured.setSSLParameters(parameters);
-            return secured;
         }
 
         private void logIn(String user, String password) throws IOException {
@@ -2792,6 +2830,7 @@ public final class Chat implements AutoCloseable {
         static final int PING = 2;                  // seconds between PINGs, so that a connection
                                                     // without an answer for ANSWER_TIME is lost
         static final int DEFLATE_FROM = 1024;       // bytes: a longer line travels compressed
+        static final int MAX_LINE = 1 << 30;        // bytes: no server has a longer one
 
         final String server = UUID.randomUUID().toString();     // begins each line's id
         private final URI engine;
@@ -3007,22 +3046,17 @@ public final class Chat implements AutoCloseable {
         /// @return null if it doesn't get shorter
         private static String packed(String line) {
             byte[] text = line.getBytes(UTF_8);
-            var bytes = new ByteArrayOutputStream();
-            try (var deflater = new DeflaterOutputStream(bytes)) {
-                deflater.write(text);
-            } catch (IOException impossible) {
-                throw new UncheckedIOException(impossible);
-            }
-            String packed = Base64.getEncoder().encodeToString(bytes.toByteArray());
+            String packed = Base64.getEncoder().encodeToString(WebSocket.deflate(text));
             return packed.length() < text.length ? packed : null;
         }
 
         /// @return null if a stranger has published what isn't compressed
         private static String unpacked(String line) {
             try {
-                var bytes = new ByteArrayInputStream(Base64.getDecoder().decode(line));
-                return new String(new InflaterInputStream(bytes).readAllBytes(), UTF_8);
-            } catch (IOException | IllegalArgumentException garbage) {
+                byte[] packed = Base64.getDecoder().decode(line);
+                return new String(WebSocket.inflate(packed, packed.length, MAX_LINE,
+                        WebSocket.Share.unbounded()), UTF_8);
+            } catch (WebSocket.Refusal | IllegalArgumentException garbage) {
                 return null;
             }
         }
@@ -3701,12 +3735,10 @@ public final class Chat implements AutoCloseable {
         private WebSocket connect() throws IOException {
             var headers = new ArrayList<>(options.headers);
             for (Origin origin : options.origins) headers.add("Origin: " + origin);
-            WebSocket.Wire wire = null;
+            var settings = options.settings();
             if (options.trace)
-                wire = new Explained(item -> WebSocket.Log.print(Explained.coloured(item)));
-            var settings = new WebSocket.Settings(options.maxMessage, options.maxQueue,
-                    new WebSocket.Memory(options.maxMemory), options.deflate, options.tls, "",
-                    wire, Chat::log);
+                settings.wire = new Explained(item ->
+                        WebSocket.Log.print(Explained.coloured(item)));
             try {
                 return WebSocket.connect(options.connect, settings, headers, options.subprotocols);
             } catch (IOException failure) {
@@ -3890,6 +3922,17 @@ public final class Chat implements AutoCloseable {
                 right &= Origin.isPlain(each) || each == '/' || each == '_' || each == '~';
             if (right) return url;
             throw words.wrong("can't have this path: " + Words.shown(url.toString()));
+        }
+
+        WebSocket.Settings settings() {
+            var settings = new WebSocket.Settings();
+            settings.maxMessage = maxMessage;
+            settings.maxQueue = maxQueue;
+            settings.memory = new WebSocket.Memory(maxMemory);
+            settings.deflate = deflate;
+            settings.tls = tls;
+            settings.log = Chat::log;
+            return settings;
         }
 
         /// The bytes for --explain: the words after it, or else what standard input holds.

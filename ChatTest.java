@@ -479,6 +479,14 @@ class ChatTest {
             .orElseThrow();
     static final String JAVA = Path.of(System.getProperty("java.home"), "bin", "java").toString();
 
+    /// The usual settings, with a log of one's own.
+    static Chat.WebSocket.Settings settings(Consumer<String> log) {
+        var settings = new Chat.WebSocket.Settings();
+        settings.memory = new Chat.WebSocket.Memory(1 << 30);
+        settings.log = log;
+        return settings;
+    }
+
     /// A new folder, which is deleted when the tests end.
     static Path temporary() throws IOException {
         Path folder = Files.createTempDirectory("chat-test");
@@ -1030,9 +1038,8 @@ class ChatTest {
             trust.init(trusted);
             var tls = javax.net.ssl.SSLContext.getInstance("TLS");
             tls.init(own.getKeyManagers(), trust.getTrustManagers(), null);
-            var settings = new Chat.WebSocket.Settings(1 << 20, 1 << 20,
-                    new Chat.WebSocket.Memory(1 << 30), true, tls, "", null,
-                    line -> { });
+            var settings = settings(line -> { });
+            settings.tls = tls;
             try (var listener = new ServerSocket(0, 50, InetAddress.getLoopbackAddress())) {
                 for (boolean secure : List.of(true, false)) {
                     int port = listener.getLocalPort();
@@ -2016,9 +2023,7 @@ class ChatTest {
         private static List<String> serving(Chat.WebSocket.Handler handler, Script client)
                 throws Exception {
             var log = new LinkedBlockingQueue<String>();
-            var settings = new Chat.WebSocket.Settings(1 << 20, 8 << 20,
-                    new Chat.WebSocket.Memory(1 << 30), true, null, "", null,
-                    log::add);
+            var settings = settings(log::add);
             try (var listener = new ServerSocket(0, 50, InetAddress.getLoopbackAddress());
                     Raw raw = new Raw(listener.getLocalPort())) {
                 Socket socket = listener.accept();
@@ -2096,7 +2101,7 @@ class ChatTest {
                 try (var listener = new ServerSocket(0, 50, InetAddress.getLoopbackAddress());
                         Raw raw = new Raw(listener.getLocalPort()).ascii(start)) {
                     var webSocket = new Chat.WebSocket(listener.accept(),
-                            Chat.WebSocket.Settings.DEFAULT);
+                            new Chat.WebSocket.Settings());
                     Thread server = Thread.startVirtualThread(() -> webSocket.serve(
                             handshake -> List.of(), opened -> { }));
                     webSocket.close(1001, "");
@@ -2697,8 +2702,9 @@ class ChatTest {
         }
 
         private static Chat.WebSocket.Settings settings(boolean deflate, Queue<String> log) {
-            return new Chat.WebSocket.Settings(1 << 20, 8 << 20,
-                    new Chat.WebSocket.Memory(1 << 30), deflate, null, "", null, log::add);
+            var settings = ChatTest.settings(log::add);
+            settings.deflate = deflate;
+            return settings;
         }
 
         private static Chat.WebSocket connect(RawServer server, String... subprotocols)
@@ -2787,7 +2793,7 @@ class ChatTest {
                 for (String header : List.of("X", ": y", "X : y", "X: y\r\nZ: z", "X: y\nZ: z",
                         "X: \0", "X\r\n\r\nGET /: z", "é: z", ""))
                     assertThrows(IllegalArgumentException.class, () -> Chat.WebSocket.connect(uri,
-                            Chat.WebSocket.Settings.DEFAULT, List.of(header), List.of()), header);
+                            new Chat.WebSocket.Settings(), List.of(header), List.of()), header);
                 listener.setSoTimeout(1);
                 assertThrows(SocketTimeoutException.class, listener::accept);
             }
@@ -3249,8 +3255,8 @@ class ChatTest {
             trust.init(store);
             SSLContext trusting = SSLContext.getInstance("TLS");
             trusting.init(null, trust.getTrustManagers(), null);
-            var settings = new Chat.WebSocket.Settings(1 << 20, 8 << 20,
-                    new Chat.WebSocket.Memory(1 << 30), true, trusting, "", null, line -> { });
+            var settings = ChatTest.settings(line -> { });
+            settings.tls = trusting;
             try (Program secure = Program.under(List.of("env", "CHAT_KEYSTORE_PASSWORD="
                     + password), "--keystore", keys)) {
                 int port = secure.ready().webSocketPort();
@@ -5216,7 +5222,7 @@ class ChatTest {
         void thereAre10000Rooms() throws Exception {
             try (Chat crowded = chat()) {
                 Chat.Rooms rooms = rooms(crowded);
-                var settings = Chat.WebSocket.Settings.DEFAULT;
+                var settings = new Chat.WebSocket.Settings();
                 var members = new ArrayList<Chat.Rooms.Member>();
                 for (int i = 0; i < Chat.Rooms.MAX_ROOMS - 1; i++)
                     members.add(rooms.enter(new Chat.WebSocket(null, settings), "room-" + i));
@@ -5237,9 +5243,8 @@ class ChatTest {
         @Test
         @DisplayName("who lets more than --max-queue bytes pile up is cut off, to the byte")
         void theQueueHasAnEnd() throws Exception {
-            var settings = new Chat.WebSocket.Settings(1 << 20, 1000,
-                    new Chat.WebSocket.Memory(1 << 30), true, null, "", null,
-                    line -> { });
+            var settings = settings(line -> { });
+            settings.maxQueue = 1000;
             try (var reads = new Semaphoric(); var executor =
                     Executors.newVirtualThreadPerTaskExecutor()) {
                 var opened = new CompletableFuture<Chat.WebSocket>();
@@ -5709,7 +5714,7 @@ class ChatTest {
         @DisplayName("to cut off does not wait for a write that is stuck")
         void toCutOffDoesNotWait() throws Exception {
             try (Gated socket = new Gated()) {
-                var webSocket = new Chat.WebSocket(socket, Chat.WebSocket.Settings.DEFAULT);
+                var webSocket = new Chat.WebSocket(socket, new Chat.WebSocket.Settings());
                 Thread.startVirtualThread(() -> webSocket.serve(handshake -> List.of(),
                         same -> { }));
                 eventually(true, socket.gate::hasQueuedThreads);        // the handshake's answer
@@ -5724,7 +5729,7 @@ class ChatTest {
             try (Gated socket = new Gated() {
                 @Override public void shutdownOutput() { throw new OutOfMemoryError("a test's"); }
             }) {
-                var webSocket = new Chat.WebSocket(socket, Chat.WebSocket.Settings.DEFAULT);
+                var webSocket = new Chat.WebSocket(socket, new Chat.WebSocket.Settings());
                 socket.gate.release(1000);
                 Thread thread = Thread.startVirtualThread(() -> webSocket.serve(
                         handshake -> List.of(), same -> same.cutOff(null)));
@@ -6229,7 +6234,7 @@ class ChatTest {
                 executor.shutdown();
                 executor.awaitTermination(2, TimeUnit.SECONDS);
                 for (Raw raw : all) raw.close();                // those who are stuck, too
-                eventually(0L, () -> settings.memory().used());
+                eventually(0L, () -> settings.memory.used());
             }
         }
 
@@ -12960,8 +12965,7 @@ class ChatTest {
         @Test
         @DisplayName("an error while one is watched leaves the others watched")
         void anErrorWhileOneIsWatchedLeavesTheOthersWatched() throws Exception {
-            var settings = new Chat.WebSocket.Settings(1000, 1000,
-                    new Chat.WebSocket.Memory(1 << 30), true, null, "", null, line -> {
+            var settings = settings(line -> {
                 throw new OutOfMemoryError("a test's, at " + line);
             });
             try (var listener = new ServerSocket(0, 50, InetAddress.getLoopbackAddress())) {
