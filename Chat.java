@@ -6,7 +6,8 @@
 
 // Chat listens and serves the page. WebSocket turns bytes into messages and back; it knows nothing
 // of the chat: cut out, with the imports, it is a library for your own script. Rooms is the chat,
-// Redis joins servers. Options and PAGE come last. §5.4: this line obeys that section of RFC 6455.
+// Redis joins servers, Web shows the page. Options and PAGE come last.
+// §5.4: this line obeys that section of RFC 6455.
 
 import com.sun.net.httpserver.*;
 import java.io.*;
@@ -114,7 +115,8 @@ public final class Chat implements AutoCloseable {
     private String address(String scheme, String host) {
         String start = scheme + (options.tls == null ? "" : "s") + "://" + host;
         int port = scheme.equals("ws") ? webSocketPort() : httpPort();
-        return port == (options.tls == null ? 80 : 443) ? start : start + ":" + port;
+        int usual = options.tls == null ? 80 : 443;
+        return port == usual ? start : start + ":" + port;
     }
 
     /// Each connection gets a virtual thread: it may wait as long as it likes, that costs nothing.
@@ -179,7 +181,7 @@ public final class Chat implements AutoCloseable {
         String path = request.path(), room = Rooms.ofPath(path);
         WebSocket.rule(!stopping, 503, "the server stops: try again later");
         WebSocket.rule(!full, 503, "too many connections: try again later");
-        WebSocket.rule(knows(request.host()), 403,
+        WebSocket.rule(isNameOfOurs(request.host()), 403,
                 "this server has other names; --host or --origin adds it");
         WebSocket.rule(allows(request.origin(), request.head().header("Host")), 403,
                 "pages of another origin may not connect (§10.2); --origin ORIGIN allows it");
@@ -191,12 +193,12 @@ public final class Chat implements AutoCloseable {
 
     /// On the loopback address only its own names will do: any web page can let a name of its own
     /// point to 127.0.0.1, and would be "the same origin" as this server (DNS rebinding).
-    private boolean knows(String host) {
-        return host != null && (!ports.isLocal() || isOurs(Origin.name(host)));
+    private boolean isNameOfOurs(String host) {
+        return host != null && (!ports.isLocal() || isOnlyOurs(Origin.name(host)));
     }
 
     /// Whether nobody else's DNS can let this name point here.
-    private boolean isOurs(String name) {
+    private boolean isOnlyOurs(String name) {
         for (Origin origin : options.origins)
             if (origin.isOf(name)) return true;
         return List.of("localhost", "127.0.0.1", "[::1]", options.host).contains(name);
@@ -221,7 +223,7 @@ public final class Chat implements AutoCloseable {
     /// before its name pointed here.
     private boolean isOfNoPage(Origin origin, Origin dialled) {
         int port = webSocketPort();
-        return origin.host.equals(dialled.host) && (dialled.isAddress() || isOurs(dialled.host))
+        return origin.host.equals(dialled.host) && (dialled.isAddress() || isOnlyOurs(dialled.host))
                 && origin.portNumber() == port && dialled.portNumber() == port;
     }
 
@@ -257,275 +259,6 @@ public final class Chat implements AutoCloseable {
         for (Thread thread : Thread.getAllStackTraces().keySet())
             if (thread.getName().matches("SIG.* handler")) count++;
         return count;
-    }
-
-    /// What browsers get: the page; at /trace what travels, while it travels; and at /break what
-    /// no browser would send is sent for them. Both show what everybody says, so they are only for
-    /// who sits at this machine.
-    final class Web {
-        static final int MAX_TRACED = 1000;         // items that may wait for one browser
-        static final int MAX_BROKEN = 300;          // bytes to send in one go: a few frames
-        static final int BREAK_TIME = 1000;         // ms of silence after which they were answered
-        private static final String TEXT = "text/plain", HTML = "text/html";
-        // The page connects to the port that it came from ('self'), or to our other one at the same
-        // host. Which host that is, a proxy may hide from us.
-        private static final String POLICY = """
-            default-src 'none'; script-src 'nonce-%1$s'; style-src 'nonce-%1$s'; \
-            connect-src 'self' %2$s; img-src data:; base-uri 'none'; form-action 'none'; \
-            frame-ancestors 'none'""";
-
-        private final Set<Watcher> watchers = ConcurrentHashMap.newKeySet();
-        private final Semaphore breaking = new Semaphore(1);        // one at a time
-
-        void answer(HttpExchange exchange) throws IOException {
-            String path = Objects.requireNonNullElse(exchange.getRequestURI().getRawPath(), "");
-            String method = exchange.getRequestMethod();
-            boolean get = method.equals("GET") || method.equals("HEAD");
-            try (exchange) {
-                if (!mayAsk(exchange)) {
-                    reply(exchange, 403, TEXT, "The server has other names. " + settings.hint);
-                } else if (header(exchange, "Upgrade").equalsIgnoreCase("websocket")) {
-                    misled(exchange);
-                } else if (path.equals("/trace") && isPageOfThisMachine(exchange)) {
-                    if (method.equals("GET")) stream(exchange);
-                    else reply(exchange, 405, TEXT, "Only GET works here.");
-                } else if (path.equals("/break") && isPageOfThisMachine(exchange)) {
-                    if (method.equals("POST")) breakRule(exchange);
-                    else reply(exchange, 405, TEXT, "Only POST works here.");
-                } else if (method.equals("OPTIONS")) {              // a health check
-                    exchange.getResponseHeaders().set("Allow", "GET, HEAD, OPTIONS");
-                    exchange.sendResponseHeaders(204, -1);
-                } else if (Rooms.ofPath(path) == null) {
-                    notFound(exchange, path);
-                } else if (!get) {
-                    reply(exchange, 405, TEXT, "Only GET and HEAD work here.");
-                } else {
-                    reply(exchange, 200, HTML, page(exchange, Rooms.ofPath(path)));
-                }
-            }
-        }
-
-        private static String header(HttpExchange exchange, String name) {
-            return String.join(",", exchange.getRequestHeaders().getOrDefault(name, List.of()));
-        }
-
-        private static String host(HttpExchange exchange) {
-            return WebSocket.Handshake.hostName(header(exchange, "Host"));
-        }
-
-        /// Whether a browser can rightly have asked us. It always sends Host, HTTP/1.0 need not.
-        private boolean mayAsk(HttpExchange exchange) {
-            boolean simple = exchange.getProtocol().equals("HTTP/1.0")
-                    && !exchange.getRequestHeaders().containsKey("Host");
-            return simple || knows(host(exchange));
-        }
-
-        /// Whether a program at this machine asks, with no proxy between: that would add a header,
-        /// or come by another port, or at least not pass Connection on (RFC 9110 §7.6.1).
-        private boolean isOfThisMachine(HttpExchange exchange) {
-            for (String name : exchange.getRequestHeaders().keySet()) {
-                String small = name.toLowerCase(Locale.ROOT);
-                if (small.startsWith("x-forwarded") || small.equals("x-real-ip")) return false;
-                if (small.equals("forwarded") || small.equals("via")) return false;
-            }
-            return options.trace && exchange.getRemoteAddress().getAddress().isLoopbackAddress()
-                    && address("http", host(exchange)).endsWith("//" + header(exchange, "Host"))
-                    && header(exchange, "Connection").equalsIgnoreCase("keep-alive");
-        }
-
-        /// And whether no page but ours asks (§10.2). Not all browsers send both of these headers.
-        private boolean isPageOfThisMachine(HttpExchange exchange) {
-            String origin = header(exchange, "Origin"), site = header(exchange, "Sec-Fetch-Site");
-            return isOfThisMachine(exchange) && (site.isEmpty() || site.equals("same-origin"))
-                    && (origin.isEmpty() || origin.equals(address("http", host(exchange))));
-        }
-
-        private void reply(HttpExchange exchange, int status, String type, String text)
-                throws IOException {
-            byte[] body = text.getBytes(UTF_8);
-            boolean head = exchange.getRequestMethod().equals("HEAD");
-            Headers headers = exchange.getResponseHeaders();
-            headers.set("Content-Type", type + "; charset=utf-8");
-            headers.set("Content-Length", String.valueOf(body.length));     // for HEAD, too
-            headers.set("Cache-Control", "no-store");
-            headers.set("Referrer-Policy", "no-referrer");
-            headers.set("X-Content-Type-Options", "nosniff");
-            headers.putIfAbsent("Content-Security-Policy", List.of("default-src 'none'"));
-            if (status == 405) headers.set("Allow", "GET, HEAD");
-            exchange.sendResponseHeaders(status, head ? -1 : body.length);
-            if (!head) exchange.getResponseBody().write(body);
-        }
-
-        /// The page, told what it can't find out by itself. Nothing in a room's name, nor in a path
-        /// that is one, means anything in HTML or in a script.
-        private String page(HttpExchange exchange, String room) {
-            String scheme = options.tls == null ? "http:" : "https:";
-            String port = address("http", "").substring(scheme.length() + 2).replace(":", "");
-            String sockets = (options.tls == null ? "ws://*:" : "wss://*:") + webSocketPort();
-            String known = "";
-            if (options.publicUrl != null) {
-                String url = options.publicUrl.replaceFirst("/$", "").replace("'", "%27");
-                known = url + exchange.getRequestURI().getRawPath();
-                sockets = url.substring(0, url.indexOf(':') + 1);
-            }
-            String nonce = UUID.randomUUID().toString();
-            String mark = isOfThisMachine(exchange) ? "?page=" + nonce.substring(0, 8) : "";
-            exchange.getResponseHeaders().set("Content-Security-Policy",
-                    POLICY.formatted(nonce, sockets));
-            return PAGE.replace("{{nonce}}", nonce).replace("{{room}}", room)
-                    .replace("{{page}}", scheme + port)
-                    .replace("{{port}}", String.valueOf(webSocketPort()))
-                    .replace("{{public}}", known)
-                    .replace("{{mark}}", mark);
-        }
-
-        private void notFound(HttpExchange exchange, String path) throws IOException {
-            boolean slash = path.length() > 1 && path.endsWith("/");
-            String bare = slash ? path.substring(0, path.length() - 1) : path;
-            if (slash && Rooms.ofPath(bare) != null) {
-                String name = bare.substring(bare.lastIndexOf('/') + 1);
-                exchange.getResponseHeaders().set("Location", "../" + name);
-                reply(exchange, 308, TEXT, "There is a slash too many.\n");
-                return;
-            }
-            // Relative, as a proxy may have taken the beginning of the path away.
-            long folders = path.chars().filter(letter -> letter == '/').count() - 1;
-            reply(exchange, 404, HTML, """
-                    <!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>not found</title>
-                    <h1>There is no such page</h1><p>A room is at /chat/NAME. The name has 1 to 64
-                    letters, digits, - or _. Or go to <a href="./%s">the lobby</a>.
-                    """.formatted("../".repeat((int) folders)));
-        }
-
-        /// A mapped port, or a proxy's rule that takes all for pages: its owner should hear of it.
-        private void misled(HttpExchange exchange) throws IOException {
-            log("a WebSocket handshake came to the page's port, as " + host(exchange)
-                    + ": --public-url can tell the page where the WebSockets are");
-            exchange.getResponseHeaders().set("Upgrade", "websocket");
-            reply(exchange, 426, TEXT, "WebSockets are at port " + webSocketPort()
-                    + ", at this one is the page.\n");
-        }
-
-        // ---- The wire ----
-
-        /// What waits for one browser. Who can't keep up misses items, and is told how many. Then
-        /// it begins anew with half a queue, or there would be gaps everywhere.
-        static final class Watcher {
-            private final BlockingQueue<Explained.Traced> items =
-                    new ArrayBlockingQueue<>(MAX_TRACED);
-            private int leftOut;
-
-            synchronized void offer(Explained.Traced item) {
-                if (leftOut > 0 && items.size() < MAX_TRACED / 2) items.add(gap());
-                if (leftOut > 0 || !items.offer(item)) leftOut++;
-            }
-
-            Explained.Traced next() throws InterruptedException {
-                synchronized (this) {
-                    if (leftOut > 0 && items.isEmpty()) return gap();
-                }
-                return items.take();
-            }
-
-            private Explained.Traced gap() {
-                String title = leftOut + " items were left out: too many for this browser";
-                leftOut = 0;
-                return new Explained.Traced(Explained.now(), 0, "", title, List.of());
-            }
-        }
-
-        void offer(Explained.Traced item) {
-            for (Watcher watcher : watchers) watcher.offer(item);
-        }
-
-        /// Tells a browser what is traced, as server-sent events, until either goes.
-        private void stream(HttpExchange exchange) throws IOException {
-            ports.takeAnyTime();
-            Watcher watcher = new Watcher();
-            exchange.getResponseHeaders().set("Content-Type", "text/event-stream; charset=utf-8");
-            exchange.getResponseHeaders().set("Cache-Control", "no-store");
-            exchange.sendResponseHeaders(200, 0);   // 0: without an end
-            watchers.add(watcher);
-            try (var out = new PrintStream(exchange.getResponseBody(), false, UTF_8)) {
-                out.print(":\n\n");                 // a comment: from now on nothing is missed
-                while (!out.checkError())           // which flushes, too
-                    out.print(event(watcher.next()));
-            } catch (InterruptedException closing) {    // by close()
-            } finally {
-                watchers.remove(watcher);
-            }
-        }
-
-        /// A line with time, connection, direction and title; one for each row; and an empty line.
-        private static String event(Explained.Traced item) {
-            String connection = item.connection() == 0 ? "" : "#" + item.connection();
-            var lines = new StringBuilder();
-            addLine(lines, item.time(), connection, item.direction(), item.title());
-            for (Explained.Row row : item.rows())
-                addLine(lines, row.bytes(), row.name(), row.meaning());
-            return lines.append('\n').toString();
-        }
-
-        private static void addLine(StringBuilder lines, String... columns) {
-            lines.append("data: ").append(String.join("\t", columns)).append('\n');
-        }
-
-        // ---- A rule broken on purpose ----
-
-        /// Reads bytes in hex, and sends them to this very server, over a connection of their own.
-        /// What comes of it is in the trace; so is why nothing does.
-        private void breakRule(HttpExchange exchange) throws IOException {
-            byte[] body = exchange.getRequestBody().readNBytes(3 * MAX_BROKEN + 1);
-            byte[] frames = parse(new String(body, US_ASCII));
-            if (options.tls != null) {
-                refuse(exchange, 501, "Bytes can be sent only without --keystore.");
-            } else if (body.length > 3 * MAX_BROKEN) {
-                refuse(exchange, 413, "No more than " + MAX_BROKEN + " bytes, please.");
-            } else if (frames.length == 0) {
-                refuse(exchange, 400, "These are no bytes in hex, such as 81 00.");
-            } else if (!breaking.tryAcquire()) {
-                refuse(exchange, 503, "One at a time, please: the bytes before are under way.");
-            } else {
-                try {
-                    send(frames);
-                } finally {
-                    breaking.release();
-                }
-                reply(exchange, 200, TEXT, "These bytes were sent.\n");
-            }
-        }
-
-        /// @return no bytes if it is not hex
-        private static byte[] parse(String hex) {
-            try {
-                return HexFormat.of().parseHex(hex.strip().replace(" ", ""));
-            } catch (IllegalArgumentException noHex) {
-                return new byte[0];
-            }
-        }
-
-        private void refuse(HttpExchange exchange, int status, String why) throws IOException {
-            offer(new Explained.Traced(Explained.now(), 0, "", why, List.of()));
-            reply(exchange, status, TEXT, why + "\n");
-        }
-
-        /// To /echo, where it disturbs nobody. Returns when the server has answered all.
-        private void send(byte[] frames) {
-            try (Socket socket = new Socket()) {
-                socket.connect(new InetSocketAddress(options.host, webSocketPort()), BREAK_TIME);
-                socket.setSoTimeout(BREAK_TIME);
-                String request = WebSocket.Handshake.request("/echo", "localhost",
-                        WebSocket.Handshake.newKey(), false, List.of(), List.of());
-                var in = new BufferedReader(new InputStreamReader(
-                        socket.getInputStream(), ISO_8859_1));
-                socket.getOutputStream().write(request.getBytes(US_ASCII));
-                String line = in.readLine();
-                while (line != null && !line.isEmpty()) line = in.readLine();
-                socket.getOutputStream().write(frames);
-                while (in.read() >= 0) continue;
-            } catch (IOException ended) {           // by silence or a reset: the trace tells more
-            }
-        }
     }
 
     /// One connection: RFC 6455, with compression by RFC 7692. A server serves it:
@@ -1663,13 +1396,14 @@ public final class Chat implements AutoCloseable {
 
         /// As a browser's readyState.
         ///
-        ///     CONNECTING ── open(), connect() ──> OPEN ── sendClose() ──> CLOSING ──┐
-        ///         │                                 │                               │
-        ///         │                                 └── the peer's Close, a broken    │
-        ///         └── refused, cutOff() ──┐             rule, lost, cutOff() ──┐    │
-        ///                                 v                                    v    v
-        ///                               CLOSED: nothing is sent or received any more; hangUp()
-        ///                                       ends TCP
+        ///     CONNECTING ── open(), connect() ──> OPEN ── sendClose(), or a write is lost ──┐
+        ///         │                                 │                                       v
+        ///         │ refused, cutOff()               │ finish(): the peer's Close,        CLOSING
+        ///         │                                 │ a broken rule, the peer's end         │
+        ///         └───────────────> CLOSED <────────┴───────────────────────────────────────┘
+        ///
+        /// In CLOSING nothing more is sent, but the peer's Close is waited for. In CLOSED nothing
+        /// more is heard, either; hangUp() ends TCP.
         enum State { CONNECTING, OPEN, CLOSING, CLOSED }
 
         /// Decides about a handshake: refuses with an HTTP status, or names subprotocols it knows.
@@ -3695,6 +3429,275 @@ public final class Chat implements AutoCloseable {
         }
     }
 
+    /// What browsers get: the page; at /trace what travels, while it travels; and at /break what
+    /// no browser would send is sent for them. Both show what everybody says, so they are only for
+    /// who sits at this machine.
+    final class Web {
+        static final int MAX_TRACED = 1000;         // items that may wait for one browser
+        static final int MAX_BROKEN = 300;          // bytes to send in one go: a few frames
+        static final int BREAK_TIME = 1000;         // ms of silence after which they were answered
+        private static final String TEXT = "text/plain", HTML = "text/html";
+        // The page connects to the port that it came from ('self'), or to our other one at the same
+        // host. Which host that is, a proxy may hide from us.
+        private static final String POLICY = """
+            default-src 'none'; script-src 'nonce-%1$s'; style-src 'nonce-%1$s'; \
+            connect-src 'self' %2$s; img-src data:; base-uri 'none'; form-action 'none'; \
+            frame-ancestors 'none'""";
+
+        private final Set<Watcher> watchers = ConcurrentHashMap.newKeySet();
+        private final Semaphore breaking = new Semaphore(1);        // one at a time
+
+        void answer(HttpExchange exchange) throws IOException {
+            String path = Objects.requireNonNullElse(exchange.getRequestURI().getRawPath(), "");
+            String method = exchange.getRequestMethod();
+            boolean get = method.equals("GET") || method.equals("HEAD");
+            try (exchange) {
+                if (!mayAsk(exchange)) {
+                    reply(exchange, 403, TEXT, "The server has other names. " + settings.hint);
+                } else if (header(exchange, "Upgrade").equalsIgnoreCase("websocket")) {
+                    misled(exchange);
+                } else if (path.equals("/trace") && isPageOfThisMachine(exchange)) {
+                    if (method.equals("GET")) stream(exchange);
+                    else reply(exchange, 405, TEXT, "Only GET works here.");
+                } else if (path.equals("/break") && isPageOfThisMachine(exchange)) {
+                    if (method.equals("POST")) breakRule(exchange);
+                    else reply(exchange, 405, TEXT, "Only POST works here.");
+                } else if (method.equals("OPTIONS")) {              // a health check
+                    exchange.getResponseHeaders().set("Allow", "GET, HEAD, OPTIONS");
+                    exchange.sendResponseHeaders(204, -1);
+                } else if (Rooms.ofPath(path) == null) {
+                    notFound(exchange, path);
+                } else if (!get) {
+                    reply(exchange, 405, TEXT, "Only GET and HEAD work here.");
+                } else {
+                    reply(exchange, 200, HTML, page(exchange, Rooms.ofPath(path)));
+                }
+            }
+        }
+
+        private static String header(HttpExchange exchange, String name) {
+            return String.join(",", exchange.getRequestHeaders().getOrDefault(name, List.of()));
+        }
+
+        private static String host(HttpExchange exchange) {
+            return WebSocket.Handshake.hostName(header(exchange, "Host"));
+        }
+
+        /// Whether a browser can rightly have asked us. It always sends Host, HTTP/1.0 need not.
+        private boolean mayAsk(HttpExchange exchange) {
+            boolean simple = exchange.getProtocol().equals("HTTP/1.0")
+                    && !exchange.getRequestHeaders().containsKey("Host");
+            return simple || isNameOfOurs(host(exchange));
+        }
+
+        /// Whether a program at this machine asks, with no proxy between: that would add a header,
+        /// or come by another port, or at least not pass Connection on (RFC 9110 §7.6.1).
+        private boolean isOfThisMachine(HttpExchange exchange) {
+            for (String name : exchange.getRequestHeaders().keySet()) {
+                String small = name.toLowerCase(Locale.ROOT);
+                if (small.startsWith("x-forwarded") || small.equals("x-real-ip")) return false;
+                if (small.equals("forwarded") || small.equals("via")) return false;
+            }
+            return options.trace && exchange.getRemoteAddress().getAddress().isLoopbackAddress()
+                    && address("http", host(exchange)).endsWith("//" + header(exchange, "Host"))
+                    && header(exchange, "Connection").equalsIgnoreCase("keep-alive");
+        }
+
+        /// And whether no page but ours asks (§10.2). Not all browsers send both of these headers.
+        private boolean isPageOfThisMachine(HttpExchange exchange) {
+            String origin = header(exchange, "Origin"), site = header(exchange, "Sec-Fetch-Site");
+            return isOfThisMachine(exchange) && (site.isEmpty() || site.equals("same-origin"))
+                    && (origin.isEmpty() || origin.equals(address("http", host(exchange))));
+        }
+
+        private void reply(HttpExchange exchange, int status, String type, String text)
+                throws IOException {
+            byte[] body = text.getBytes(UTF_8);
+            boolean head = exchange.getRequestMethod().equals("HEAD");
+            Headers headers = exchange.getResponseHeaders();
+            headers.set("Content-Type", type + "; charset=utf-8");
+            headers.set("Content-Length", String.valueOf(body.length));     // for HEAD, too
+            headers.set("Cache-Control", "no-store");
+            headers.set("Referrer-Policy", "no-referrer");
+            headers.set("X-Content-Type-Options", "nosniff");
+            headers.putIfAbsent("Content-Security-Policy", List.of("default-src 'none'"));
+            if (status == 405) headers.set("Allow", "GET, HEAD");
+            exchange.sendResponseHeaders(status, head ? -1 : body.length);
+            if (!head) exchange.getResponseBody().write(body);
+        }
+
+        /// The page, told what it can't find out by itself. Nothing in a room's name, nor in a path
+        /// that is one, means anything in HTML or in a script.
+        private String page(HttpExchange exchange, String room) {
+            String scheme = options.tls == null ? "http:" : "https:";
+            String port = address("http", "").substring(scheme.length() + 2).replace(":", "");
+            String sockets = (options.tls == null ? "ws://*:" : "wss://*:") + webSocketPort();
+            String known = "";
+            if (options.publicUrl != null) {
+                String url = options.publicUrl.replaceFirst("/$", "").replace("'", "%27");
+                known = url + exchange.getRequestURI().getRawPath();
+                sockets = url.substring(0, url.indexOf(':') + 1);
+            }
+            String nonce = UUID.randomUUID().toString();
+            String mark = isOfThisMachine(exchange) ? "?page=" + nonce.substring(0, 8) : "";
+            exchange.getResponseHeaders().set("Content-Security-Policy",
+                    POLICY.formatted(nonce, sockets));
+            return PAGE.replace("{{nonce}}", nonce).replace("{{room}}", room)
+                    .replace("{{page}}", scheme + port)
+                    .replace("{{port}}", String.valueOf(webSocketPort()))
+                    .replace("{{public}}", known)
+                    .replace("{{mark}}", mark);
+        }
+
+        private void notFound(HttpExchange exchange, String path) throws IOException {
+            boolean slash = path.length() > 1 && path.endsWith("/");
+            String bare = slash ? path.substring(0, path.length() - 1) : path;
+            if (slash && Rooms.ofPath(bare) != null) {
+                String name = bare.substring(bare.lastIndexOf('/') + 1);
+                exchange.getResponseHeaders().set("Location", "../" + name);
+                reply(exchange, 308, TEXT, "There is a slash too many.\n");
+                return;
+            }
+            // Relative, as a proxy may have taken the beginning of the path away.
+            long folders = path.chars().filter(letter -> letter == '/').count() - 1;
+            reply(exchange, 404, HTML, """
+                    <!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>not found</title>
+                    <h1>There is no such page</h1><p>A room is at /chat/NAME. The name has 1 to 64
+                    letters, digits, - or _. Or go to <a href="./%s">the lobby</a>.
+                    """.formatted("../".repeat((int) folders)));
+        }
+
+        /// A mapped port, or a proxy's rule that takes all for pages: its owner should hear of it.
+        private void misled(HttpExchange exchange) throws IOException {
+            log("a WebSocket handshake came to the page's port, as " + host(exchange)
+                    + ": --public-url can tell the page where the WebSockets are");
+            exchange.getResponseHeaders().set("Upgrade", "websocket");
+            reply(exchange, 426, TEXT, "WebSockets are at port " + webSocketPort()
+                    + ", at this one is the page.\n");
+        }
+
+        // ---- The wire ----
+
+        /// What waits for one browser. Who can't keep up misses items, and is told how many. Then
+        /// it begins anew with half a queue, or there would be gaps everywhere.
+        static final class Watcher {
+            private final BlockingQueue<Explained.Traced> items =
+                    new ArrayBlockingQueue<>(MAX_TRACED);
+            private int leftOut;
+
+            synchronized void offer(Explained.Traced item) {
+                if (leftOut > 0 && items.size() < MAX_TRACED / 2) items.add(gap());
+                if (leftOut > 0 || !items.offer(item)) leftOut++;
+            }
+
+            Explained.Traced next() throws InterruptedException {
+                synchronized (this) {
+                    if (leftOut > 0 && items.isEmpty()) return gap();
+                }
+                return items.take();
+            }
+
+            private Explained.Traced gap() {
+                String title = leftOut + " items were left out: too many for this browser";
+                leftOut = 0;
+                return new Explained.Traced(Explained.now(), 0, "", title, List.of());
+            }
+        }
+
+        void offer(Explained.Traced item) {
+            for (Watcher watcher : watchers) watcher.offer(item);
+        }
+
+        /// Tells a browser what is traced, as server-sent events, until either goes.
+        private void stream(HttpExchange exchange) throws IOException {
+            ports.takeAnyTime();
+            Watcher watcher = new Watcher();
+            exchange.getResponseHeaders().set("Content-Type", "text/event-stream; charset=utf-8");
+            exchange.getResponseHeaders().set("Cache-Control", "no-store");
+            exchange.sendResponseHeaders(200, 0);   // 0: without an end
+            watchers.add(watcher);
+            try (var out = new PrintStream(exchange.getResponseBody(), false, UTF_8)) {
+                out.print(":\n\n");                 // a comment: from now on nothing is missed
+                while (!out.checkError())           // which flushes, too
+                    out.print(event(watcher.next()));
+            } catch (InterruptedException closing) {    // by close()
+            } finally {
+                watchers.remove(watcher);
+            }
+        }
+
+        /// A line with time, connection, direction and title; one for each row; and an empty line.
+        private static String event(Explained.Traced item) {
+            String connection = item.connection() == 0 ? "" : "#" + item.connection();
+            var lines = new StringBuilder();
+            addLine(lines, item.time(), connection, item.direction(), item.title());
+            for (Explained.Row row : item.rows())
+                addLine(lines, row.bytes(), row.name(), row.meaning());
+            return lines.append('\n').toString();
+        }
+
+        private static void addLine(StringBuilder lines, String... columns) {
+            lines.append("data: ").append(String.join("\t", columns)).append('\n');
+        }
+
+        // ---- A rule broken on purpose ----
+
+        /// Reads bytes in hex, and sends them to this very server, over a connection of their own.
+        /// What comes of it is in the trace; so is why nothing does.
+        private void breakRule(HttpExchange exchange) throws IOException {
+            byte[] body = exchange.getRequestBody().readNBytes(3 * MAX_BROKEN + 1);
+            byte[] frames = parse(new String(body, US_ASCII));
+            if (options.tls != null) {
+                refuse(exchange, 501, "Bytes can be sent only without --keystore.");
+            } else if (body.length > 3 * MAX_BROKEN) {
+                refuse(exchange, 413, "No more than " + MAX_BROKEN + " bytes, please.");
+            } else if (frames.length == 0) {
+                refuse(exchange, 400, "These are no bytes in hex, such as 81 00.");
+            } else if (!breaking.tryAcquire()) {
+                refuse(exchange, 503, "One at a time, please: the bytes before are under way.");
+            } else {
+                try {
+                    send(frames);
+                } finally {
+                    breaking.release();
+                }
+                reply(exchange, 200, TEXT, "These bytes were sent.\n");
+            }
+        }
+
+        /// @return no bytes if it is not hex
+        private static byte[] parse(String hex) {
+            try {
+                return HexFormat.of().parseHex(hex.strip().replace(" ", ""));
+            } catch (IllegalArgumentException noHex) {
+                return new byte[0];
+            }
+        }
+
+        private void refuse(HttpExchange exchange, int status, String why) throws IOException {
+            offer(new Explained.Traced(Explained.now(), 0, "", why, List.of()));
+            reply(exchange, status, TEXT, why + "\n");
+        }
+
+        /// To /echo, where it disturbs nobody. Returns when the server has answered all.
+        private void send(byte[] frames) {
+            try (Socket socket = new Socket()) {
+                socket.connect(new InetSocketAddress(options.host, webSocketPort()), BREAK_TIME);
+                socket.setSoTimeout(BREAK_TIME);
+                String request = WebSocket.Handshake.request("/echo", "localhost",
+                        WebSocket.Handshake.newKey(), false, List.of(), List.of());
+                var in = new BufferedReader(new InputStreamReader(
+                        socket.getInputStream(), ISO_8859_1));
+                socket.getOutputStream().write(request.getBytes(US_ASCII));
+                String line = in.readLine();
+                while (line != null && !line.isEmpty()) line = in.readLine();
+                socket.getOutputStream().write(frames);
+                while (in.read() >= 0) continue;
+            } catch (IOException ended) {           // by silence or a reset: the trace tells more
+            }
+        }
+    }
+
     /// A client for a terminal or a pipe: each line that is typed is sent, each message printed.
     static final class Client {
         static final long PAUSE = 10_000_000;       // ns until it is seen that lines are taken
@@ -4085,7 +4088,9 @@ public final class Chat implements AutoCloseable {
         private final List<ServerSocket> listeners = new CopyOnWriteArrayList<>();
         private final List<HttpServer> pageServers = new CopyOnWriteArrayList<>();
         private final ExecutorService pageThreads = Executors.newVirtualThreadPerTaskExecutor();
-        private final Map<Thread, CompletableFuture<Void>> deadlines = new ConcurrentHashMap<>();
+        private final Map<Thread, Future<?>> deadlines = new ConcurrentHashMap<>();
+        private final ScheduledExecutorService clock =
+                Executors.newScheduledThreadPool(1, Thread.ofVirtual().factory());
 
         Ports(Options options, HttpHandler page, Guests guests) {
             this.options = options;
@@ -4117,6 +4122,7 @@ public final class Chat implements AutoCloseable {
                 try { listener.close(); } catch (IOException closed) { }
             for (HttpServer server : pageServers) server.stop(0);
             pageThreads.shutdownNow();
+            clock.shutdownNow();
         }
 
         /// The JDK's server takes its limits from system properties; who runs the program may have
@@ -4239,22 +4245,18 @@ public final class Chat implements AutoCloseable {
         /// Whoever doesn't take the page in time is given up: an interrupt closes the channel.
         private void withinTime(Runnable request) {
             Thread thread = Thread.currentThread();
-            var deadline = new CompletableFuture<Void>();
-            deadline.exceptionally(late -> {
-                thread.interrupt();
-                return null;
-            });
-            deadlines.put(thread, deadline.orTimeout(PAGE_TIME, TimeUnit.SECONDS));
+            Future<?> deadline = clock.schedule(thread::interrupt, PAGE_TIME, TimeUnit.SECONDS);
+            deadlines.put(thread, deadline);
             try {
                 request.run();
             } finally {
+                deadline.cancel(false);
                 deadlines.remove(thread);
-                deadline.complete(null);
             }
         }
 
         /// For a request whose answer has no end, as the wire's.
-        void takeAnyTime() { deadlines.get(Thread.currentThread()).complete(null); }
+        void takeAnyTime() { deadlines.get(Thread.currentThread()).cancel(false); }
 
         /// By which addresses are counted. Who has IPv6 has a whole network (/64) of them.
         static InetAddress network(InetAddress address) {
@@ -4284,7 +4286,7 @@ public final class Chat implements AutoCloseable {
             boolean hasPort = colon > rest.lastIndexOf(']');
             String port = hasPort ? rest.substring(colon + 1) : "";
             String host = name(hasPort ? rest.substring(0, colon) : rest);
-            boolean right = hasPort ? isPort(port) : true;
+            boolean right = !hasPort || isPort(port);
             if (!right || !isScheme(scheme) || !isHost(scheme, host)) return null;
             boolean usual = scheme.equals("http") && port.equals("80")
                     || scheme.equals("https") && port.equals("443");

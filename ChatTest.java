@@ -8946,7 +8946,7 @@ class ChatTest {
         @SuppressWarnings("unchecked")
         @DisplayName("whoever asks for many pages and reads none is given up; the wire goes on")
         void whoReadsNothingIsGivenUp() throws Exception {
-            var deadlines = (Map<?, CompletableFuture<?>>) field(Chat.Ports.class, "deadlines").get(
+            var deadlines = (Map<?, Future<?>>) field(Chat.Ports.class, "deadlines").get(
                     field(Chat.class, "ports").get(chat));
             try (Raw watcher = new Raw(chat.httpPort()); var socket = new Socket()) {
                 watcher.ascii("GET /trace HTTP/1.1\r\nHost: localhost:" + chat.httpPort()
@@ -8967,7 +8967,7 @@ class ChatTest {
                             && before.contains(each)).count();
                 });
                 for (var each : deadlines.values())
-                    if (!each.isDone()) assertThrows(ExecutionException.class, () ->
+                    if (!each.isDone()) assertNull(        // which means: it was carried out
                             each.get(Chat.Ports.PAGE_TIME + PATIENCE, TimeUnit.SECONDS));
                 eventually(1, deadlines::size);                 // only the wire's is left
                 assertTrue(asking.join(Duration.ofSeconds(PATIENCE)));
