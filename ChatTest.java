@@ -1073,6 +1073,8 @@ class ChatTest {
         @DisplayName("RFC 9112 §3.2.2, §6.1 a target with a host: Host is ignored; no body is no body")
         void theHostOfTheTargetCounts() throws Exception {
             accepted(request("http://localhost/echo", "Host: evil.example"));
+            refused(400, request("http://localhost/echo", "-Host"));
+            refused(400, request("http://localhost/echo", "Host: localhost", "Host: localhost"));
             refused(403, request("http://evil.example/echo"));
             accepted(request("/echo", "Content-Length: 0"));
             refused(400, request("/echo", "Content-Length: 1"));
@@ -1838,6 +1840,26 @@ class ChatTest {
         }
 
         /// What the server would do about a connection in so many seconds, if nothing came.
+        @Test
+        @DisplayName("what nobody has read yet is a sign of life: the handler may be busy")
+        void whatIsUnreadIsASignOfLife() throws Exception {
+            var busy = new CompletableFuture<Chat.WebSocket>();
+            var done = new CompletableFuture<Void>();
+            Closing.serving(webSocket -> {
+                busy.complete(webSocket);
+                done.join();
+                assertEquals("Hello", webSocket.receive().text());
+            }, raw -> {
+                Chat.WebSocket webSocket = busy.get(PATIENCE, TimeUnit.SECONDS);
+                raw.text("Hello");
+                eventually(true, () -> ((Socket) field(Chat.WebSocket.class, "socket")
+                        .get(webSocket)).getInputStream().available() > 0);
+                for (int seconds = 30; seconds <= 300; seconds += 30) lookAfter(webSocket, seconds);
+                done.complete(null);
+                raw.assertClosed(1000);
+            });
+        }
+
         private static void lookAfter(Chat.WebSocket webSocket, int seconds) throws Exception {
             var look = Chat.WebSocket.class.getDeclaredMethod("look", long.class);
             look.setAccessible(true);
@@ -2043,6 +2065,43 @@ class ChatTest {
             assertEquals(hex(join(bytes("88 %02x %04x".formatted(2 + utf8(reason).length, code)),
                     utf8(reason))), raw.readHex(4 + utf8(reason).length));
             raw.write(close(code)).assertEnd();
+        }
+
+        @Test
+        @DisplayName("what a handler was refused by somebody else is not said to its own peer")
+        void whatOthersRefusedIsNoFaultOfThePeer() throws Exception {
+            Chat.WebSocket.Handler handler = webSocket -> {
+                throw new Chat.WebSocket.Refusal(403, "the server answered 403 Forbidden");
+            };
+            List<String> log = serving(handler, raw -> {
+                Frame close = raw.frame();
+                assertEquals(1011, close.code());
+                assertFalse(close.toString().contains("403"), close::toString);
+            });
+            assertTrue(log.toString().contains("403 Forbidden"), log::toString);
+        }
+
+        @Test
+        @DisplayName("§7.1.1 who reads slowly, but reads, hears all before our Close, and that")
+        void whoReadsSlowlyHearsAllBeforeTheClose() throws Exception {
+            byte[] piece = new byte[1 << 20];
+            int pieces = 7;                             // MB, of which sockets hold some
+            var over = new CompletableFuture<Chat.WebSocket>();
+            serving(webSocket -> {
+                for (int i = 0; i < pieces; i++)
+                    webSocket.post(new Chat.WebSocket.Message(false, piece));
+                webSocket.close(1000, "");
+                over.complete(webSocket);
+            }, raw -> {
+                Chat.WebSocket webSocket = over.get(PATIENCE, TimeUnit.SECONDS);
+                for (int i = 0; i < pieces; i++) {
+                    assertEquals(piece.length, raw.frame().payload().length);
+                    field(Chat.WebSocket.class, "deadline").setLong(webSocket,
+                            System.nanoTime() - TimeUnit.SECONDS.toNanos(60));
+                    PingPong.lookAfter(webSocket, 0);
+                }
+                raw.assertClosed(1000);
+            });
         }
 
         @Test
