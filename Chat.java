@@ -1487,8 +1487,9 @@ public final class Chat implements AutoCloseable {
                 boolean starts = false;
                 synchronized (this) {
                     if (state != State.OPEN) return;
-                    if (unwritten() > PONG_BACKLOG) pong = answer;
-                    else starts = enqueue(answer);
+                    boolean piles = unwritten() > PONG_BACKLOG;
+                    pong = piles ? answer : null;
+                    if (!piles) starts = enqueue(answer);
                 }
                 if (starts) startWriting(!isClient);    // a client's reader waits for nobody
             }
