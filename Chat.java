@@ -1446,6 +1446,13 @@ public final class Chat implements AutoCloseable {
             channel = socket;
         }
 
+        /// A state only advances; add() relies on the lock.
+        private void advance(State next) {
+            synchronized (outbox) {
+                if (next.compareTo(state) > 0) state = next;
+            }
+        }
+
         // ---- Bytes out ------------------------------------------------------------------------
 
         /// Frames on their way to one peer. Others' threads never wait: a virtual one writes all
@@ -1497,7 +1504,7 @@ public final class Chat implements AutoCloseable {
             /// @return whether somebody has to start writing
             private boolean enqueue(Frame frame) {
                 if (frame.isClose()) {                  // §5.5.1: nothing follows, no pong either
-                    state = State.CLOSING;
+                    advance(State.CLOSING);
                     pong = null;
                 }
                 if (!writing) progress = System.nanoTime();
@@ -1536,7 +1543,7 @@ public final class Chat implements AutoCloseable {
                         for (Frame frame : batch) settings.wire.sent(number, frame.bytes);
                     write(batch);
                 } catch (IOException lost) {
-                    lose();
+                    writingFailed();
                 } catch (Throwable bug) {
                     cutOff(bug.toString());
                 }
@@ -1544,9 +1551,10 @@ public final class Chat implements AutoCloseable {
             }
 
             /// Nothing can be written any more. But a Close may have come, and wait to be read.
-            private void lose() {
+            private void writingFailed() {
                 if (state == State.OPEN) deadline = System.nanoTime() + seconds(CLOSE_TIME);
-                giveUp(State.CLOSING);
+                advance(State.CLOSING);
+                drop();
             }
 
             /// All that waits is written next.
@@ -1612,9 +1620,8 @@ public final class Chat implements AutoCloseable {
                 LockSupport.unpark(sleeper);
             }
 
-            /// Nothing more can be sent.
-            synchronized void giveUp(State next) {
-                if (state != State.CLOSED) state = next;
+            /// Forgets what waits: nothing more can be sent.
+            synchronized void drop() {
                 release(waiting);
                 waiting = List.of();
                 pong = null;
@@ -1640,7 +1647,8 @@ public final class Chat implements AutoCloseable {
         // ---- The life of a connection ---------------------------------------------------------
 
         /// Serves one connection from its first byte to its last. Pages of other hosts may not
-        /// connect: they would act in the name of whoever looks at them (§10.2).
+        /// connect: they would act in the name of whoever looks at them (§10.2). Under which names
+        /// it is called, a server has to check itself: strangers can let theirs point here.
         static void serve(Socket socket, Handler handler) {
             new WebSocket(socket, DEFAULT).serve(handshake -> {
                 String origin = handshake.origin();
@@ -1710,10 +1718,8 @@ public final class Chat implements AutoCloseable {
             share.giveBack();
             Sender peer = isClient ? Sender.SERVER : Sender.CLIENT;
             reader = new Reader(in, peer, deflating, settings.maxMessage, share, show);
-            synchronized (outbox) {
-                if (state == State.CLOSED) throw new EOFException();    // cut off meanwhile
-                state = State.OPEN;
-            }
+            advance(State.OPEN);
+            if (state == State.CLOSED) throw new EOFException();        // cut off meanwhile
         }
 
         /// The head of a request or of an answer.
@@ -1927,7 +1933,7 @@ public final class Chat implements AutoCloseable {
         /// Nothing more is sent or heard; a Close goes first, if none has gone.
         private void finish(int code, String reason) {
             sendClose(code, reason);
-            synchronized (outbox) { state = State.CLOSED; }
+            advance(State.CLOSED);
         }
 
         State state() { return state; }
@@ -1962,7 +1968,7 @@ public final class Chat implements AutoCloseable {
             deadline = System.nanoTime() + seconds(CLOSE_TIME);         // time to read it
             try {
                 write(Handshake.refuse(refusal.code, body));
-                synchronized (outbox) { state = State.CLOSED; }
+                advance(State.CLOSED);
             } catch (IOException gone) {
                 cutOff(null);
             }
@@ -1977,7 +1983,7 @@ public final class Chat implements AutoCloseable {
         /// client waits for the server to begin. (For TLS, each half has an end of its own.)
         private void hangUp() {
             try (socket) {
-                synchronized (outbox) { state = State.CLOSED; }
+                advance(State.CLOSED);
                 outbox.await(0);
                 if (reader != null) reader.end();
                 share.giveBack();
@@ -2007,7 +2013,8 @@ public final class Chat implements AutoCloseable {
             } catch (IOException closed) {
                 // that is what is wanted
             }
-            outbox.giveUp(State.CLOSED);
+            advance(State.CLOSED);
+            outbox.drop();
             share.giveBack();
         }
 

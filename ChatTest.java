@@ -9937,11 +9937,11 @@ class ChatTest {
             assertEquals("true", tab.ask(links
                     + ".every(link => link.rel === 'noopener noreferrer')"));
             // to another room, and back and forward
-            tab.ask("ui.log.querySelector('a:last-of-type').click()");
+            tab.ask("setTimeout(() => ui.log.querySelector('a:last-of-type').click())");
             tab.until("document.title === 'links-2' && " + CONNECTED);
-            tab.ask("void history.back()");
+            tab.ask("setTimeout(() => history.back())");      // after the answer
             tab.until("document.title === 'links' && " + CONNECTED);
-            tab.ask("void history.forward()");
+            tab.ask("setTimeout(() => history.forward())");
             tab.until("document.title === 'links-2' && " + CONNECTED);
             tab.until("ui.people.textContent === ', 1 here'");
         }
@@ -10123,7 +10123,7 @@ class ChatTest {
             tab.until("document.title === 'keep-2' "
                     + "&& ui.state.textContent === 'connected as keeper'");
             assertEquals("", tab.ask("ui.input.value"), "that was for another room");
-            tab.ask("void history.back()");
+            tab.ask("setTimeout(() => history.back())");      // after the answer
             tab.until("document.title === 'keep' && ui.state.textContent === 'connected as keeper'");
             assertEquals("half a line", tab.ask("ui.input.value"));
         }
@@ -11997,6 +11997,30 @@ class ChatTest {
             assertEquals(List.of(), methods.stream().filter(m -> m.getKey() > LONGEST).toList());
             int median = methods.get(methods.size() / 2).getKey();
             assertTrue(median <= MEDIAN, "half of them have over " + median + " lines");
+        }
+
+        /// Lines that are not blank, of each part that has grown large. Above that something is
+        /// too complicated: find what, before you raise it.
+        static final Map<String, Integer> PARTS = Map.of("Chat", 280, "WebSocket", 1620,
+                "Explained", 260, "Resp", 140, "Redis", 230, "Rooms", 425, "Web", 240,
+                "Options", 120, "Ports", 176, "PAGE", 301);
+
+        @Test
+        @DisplayName("a part does not grow unseen")
+        void partsAreNoLargerThanTheyHaveToBe() throws Exception {
+            var sizes = new HashMap<String, Integer>();
+            Pattern start = Pattern.compile(
+                    "    (?! )[a-z ]*(?:(?:class|record|interface) (\\w+)|String (PAGE) = ).*");
+            String part = "Chat";
+            for (String line : Files.readAllLines(FOLDER.resolve("Chat.java"))) {
+                Matcher begins = start.matcher(line);
+                if (begins.matches())
+                    part = Objects.requireNonNullElse(begins.group(1), begins.group(2));
+                if (!line.isBlank()) sizes.merge(part, 1, Integer::sum);
+                if (line.equals("    }")) part = "Chat";
+            }
+            PARTS.forEach((name, most) -> assertTrue(sizes.getOrDefault(name, 0) > most / 2
+                    && sizes.get(name) <= most, name + ": " + sizes));
         }
 
         /// All methods and constructors of Chat.java by their lines, as the compiler sees them.
