@@ -1530,6 +1530,14 @@ public final class Chat implements AutoCloseable {
                 if (more) Thread.startVirtualThread(this::writeAll);
             }
 
+            /// Until the answer to the handshake is written: it comes before any frame.
+            synchronized void holdBack() { writing = true; }
+
+            void letGo() {
+                boolean more = settle(List.of());
+                if (more) Thread.startVirtualThread(this::writeAll);
+            }
+
             private void writeAll() {
                 boolean more = true;
                 while (more) more = writeBatch();
@@ -1701,8 +1709,15 @@ public final class Chat implements AutoCloseable {
             protocol = handshake.choose(welcome.of(handshake));
             String extensions = agree(handshake.head.list("Sec-WebSocket-Extensions"));
             deflating = settings.deflate && extensions != null;
-            write(handshake.accept(protocol, deflating ? extensions : null));
-            becomeOpen();
+            outbox.holdBack();
+            becomeOpen();                               // before the client can know
+            try {
+                write(handshake.accept(protocol, deflating ? extensions : null));
+            } catch (IOException gone) {
+                cutOff(null);
+                throw gone;
+            }
+            outbox.letGo();
         }
 
         private void connectStreams() throws IOException {
