@@ -434,6 +434,11 @@ public final class Chat implements AutoCloseable {
             return safe.toString();
         }
 
+        /// For clients (§5.3). It is made when the first one needs it: that takes 20 ms.
+        private static final class Strong {
+            static final SecureRandom RANDOM = new SecureRandom();
+        }
+
         private static long seconds(int count) { return count * 1_000_000_000L; }       // in ns
 
         // ---- Bytes in -------------------------------------------------------------------------
@@ -807,11 +812,9 @@ public final class Chat implements AutoCloseable {
 
             // -- The client's side (§4.1) --
 
-            private static final SecureRandom RANDOM = new SecureRandom();      // §5.3: strong
-
             static String newKey() {
                 byte[] key = new byte[16];
-                RANDOM.nextBytes(key);
+                Strong.RANDOM.nextBytes(key);
                 return Base64.getEncoder().encodeToString(key);
             }
 
@@ -1149,7 +1152,7 @@ public final class Chat implements AutoCloseable {
             Frame(byte[] bytes) { this.bytes = bytes; }
 
             static Frame of(boolean masked, int opcode, int rsv, byte[] payload) {
-                int key = masked ? Handshake.RANDOM.nextInt() : 0;      // §5.3: new for each frame
+                int key = masked ? Strong.RANDOM.nextInt() : 0;      // §5.3: new for each frame
                 var header = new Header(true, rsv, opcode, masked, key, payload.length);
                 return new Frame(header.encode(payload));
             }
@@ -4127,11 +4130,16 @@ public final class Chat implements AutoCloseable {
 
         /// Takes all ports, and serves nobody yet.
         void open() throws IOException {
+            Thread preparing = Thread.ofPlatform().daemon().start(Ports::prepare);
             limitThePage();
             List<InetAddress> addresses = addresses();
             bind(addresses, "--ws-port", options.wsPort, this::listenAt, this::closeListeners);
             bind(addresses, "--http-port", options.httpPort, this::openPage, this::dropPages);
-            readyToWait();
+            try {
+                preparing.join();
+            } catch (InterruptedException stop) {
+                throw new InterruptedIOException();
+            }
         }
 
         void start() {
@@ -4231,19 +4239,20 @@ public final class Chat implements AutoCloseable {
         }
 
         /// What the JDK opens at its first use, it never gets if there are no file descriptors at
-        /// that moment: what virtual threads need to wait for bytes, the log's time, random numbers
-        /// and SHA-1. So all are used before anyone comes.
-        private static void readyToWait() throws IOException {
-            Explained.now();
+        /// that moment: SHA-1, what virtual threads need to wait for bytes, the log's time, random
+        /// numbers for the page. So all are used before anyone comes, and while the ports are opened.
+        private static void prepare() {
             WebSocket.Handshake.acceptValue("");
             try (var listener = new ServerSocket(0, 1, InetAddress.getLoopbackAddress())) {
                 listener.setSoTimeout(1);
                 Thread.startVirtualThread(() -> {
                     try { listener.accept().close(); } catch (IOException nobody) { }
                 }).join();
-            } catch (InterruptedException stop) {
-                throw new InterruptedIOException();
+            } catch (IOException | InterruptedException tooFew) {
+                // the ports will need some, too, and say so
             }
+            Explained.now();
+            UUID.randomUUID();
         }
 
         private void listen(ServerSocket listener) {
