@@ -4240,7 +4240,7 @@ public final class Chat implements AutoCloseable {
 
         /// What the JDK opens at its first use, it never gets if there are no file descriptors at
         /// that moment: SHA-1, what virtual threads need to wait for bytes, the log's time, random
-        /// numbers for the page. So all are used before anyone comes, and while the ports are opened.
+        /// numbers for the page. So all are used before anyone comes, while the ports are opened.
         private static void prepare() {
             WebSocket.Handshake.acceptValue("");
             try (var listener = new ServerSocket(0, 1, InetAddress.getLoopbackAddress())) {
