@@ -4131,12 +4131,19 @@ public final class Chat implements AutoCloseable {
         /// Takes all ports, and serves nobody yet.
         void open() throws IOException {
             Thread preparing = Thread.ofPlatform().daemon().start(Ports::prepare);
-            limitThePage();
-            List<InetAddress> addresses = addresses();
-            bind(addresses, "--ws-port", options.wsPort, this::listenAt, this::closeListeners);
-            bind(addresses, "--http-port", options.httpPort, this::openPage, this::dropPages);
             try {
-                preparing.join();
+                limitThePage();
+                List<InetAddress> addresses = addresses();
+                bind(addresses, "--ws-port", options.wsPort, this::listenAt, this::closeListeners);
+                bind(addresses, "--http-port", options.httpPort, this::openPage, this::dropPages);
+            } finally {
+                waitFor(preparing);
+            }
+        }
+
+        private static void waitFor(Thread thread) throws IOException {
+            try {
+                thread.join();
             } catch (InterruptedException stop) {
                 throw new InterruptedIOException();
             }
