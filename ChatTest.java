@@ -12003,7 +12003,7 @@ class ChatTest {
         /// too complicated: find what, before you raise it.
         static final Map<String, Integer> PARTS = Map.of("Chat", 280, "WebSocket", 1645,
                 "Explained", 260, "Resp", 145, "Redis", 230, "Rooms", 425, "Web", 240,
-                "Options", 120, "Ports", 186, "PAGE", 301);
+                "Options", 120, "Ports", 190, "PAGE", 301);
 
         @Test
         @DisplayName("a part does not grow unseen")
