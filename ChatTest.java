@@ -9897,7 +9897,7 @@ class ChatTest {
                 raw.text("/nick \u05d0\u05d1");
                 String name = raw.line().contains("is now") ? "\u05d0\u05d1" : null;
                 assertNotNull(name, "letters of any script are names");
-                tab.until("ui.people.textContent !== ''");
+                tab.until("ui.people.textContent === ', 2 here'");
                 String people = tab.ask("ui.people.textContent");
                 for (String text : hostile) raw.text(text);
                 raw.text("end");
