@@ -1191,8 +1191,9 @@ public final class Chat implements AutoCloseable {
 
             /// A server's frames serve all to whom it is sent; a client's have a new key each time.
             private synchronized Frame frame(boolean deflate, boolean masked) {
-                if (masked) return encode(deflate, true);
-                if (deflate && payload.length >= DEFLATE_FROM) {
+                boolean compress = deflate && payload.length >= DEFLATE_FROM;
+                if (masked) return encode(compress, true);
+                if (compress) {
                     if (deflated == null) deflated = encode(true, false);
                     return deflated;
                 }
@@ -1200,10 +1201,10 @@ public final class Chat implements AutoCloseable {
                 return plain;
             }
 
-            /// Compressed if that makes it shorter.
-            private Frame encode(boolean deflate, boolean masked) {
+            /// Compressed, if it shall be and gets shorter.
+            private Frame encode(boolean compress, boolean masked) {
                 int opcode = isText ? TEXT : BINARY;
-                if (deflate && payload.length >= DEFLATE_FROM) {
+                if (compress) {
                     byte[] shorter = WebSocket.deflate(payload);
                     if (shorter.length < payload.length)
                         return Frame.of(masked, opcode, Header.RSV1, shorter);
@@ -1379,10 +1380,9 @@ public final class Chat implements AutoCloseable {
             }
 
             private byte[] finish() throws Refusal {
-                byte[] whole;
-                if (compressed) {
-                    whole = inflate(payload, length, maxMessage, share);
-                } else whole = length == payload.length ? payload : Arrays.copyOf(payload, length);
+                byte[] whole = payload;
+                if (compressed) whole = inflate(payload, length, maxMessage, share);
+                else if (length < payload.length) whole = Arrays.copyOf(payload, length);
                 if (opcode == TEXT && checked < whole.length)
                     checkText(whole, checked, whole.length, true);
                 return whole;
@@ -1620,6 +1620,7 @@ public final class Chat implements AutoCloseable {
             private synchronized boolean settle(List<Frame> batch) {
                 left = 0;
                 release(batch);
+                LockSupport.unpark(sleeper);
                 writing = !waiting.isEmpty() || pong != null;
                 return writing;
             }
@@ -1628,7 +1629,6 @@ public final class Chat implements AutoCloseable {
                 long bytes = 0;
                 for (Frame frame : frames) bytes += frame.release();
                 settings.memory.count(-bytes);
-                LockSupport.unpark(sleeper);
             }
 
             /// Forgets what waits: nothing more can be sent.
@@ -1774,7 +1774,6 @@ public final class Chat implements AutoCloseable {
                 return webSocket;
             } catch (IOException | RuntimeException failure) {
                 webSocket.cutOff(null);
-                webSocket.forgetAll();
                 throw failure;
             }
         }
@@ -1797,7 +1796,7 @@ public final class Chat implements AutoCloseable {
                 deflating = !answer.list("Sec-WebSocket-Extensions").isEmpty();
                 becomeOpen();
             } catch (Refusal refusal) {
-                if (settings.wire != null) settings.wire.refused(number, refusal, culprit());
+                traceRefusal(refusal);
                 throw refusal;
             } catch (IOException failure) {             // which the watcher may have caused
                 boolean late = System.nanoTime() - deadline >= 0;
@@ -1887,7 +1886,7 @@ public final class Chat implements AutoCloseable {
                     throw givenUp;
                 }
                 if (settings.wire != null) settings.wire.lost(number, culprit());
-                finish(1000, "");                      // the peer may still listen
+                finish(1000, "");                       // the peer may still listen
             } finally {
                 if (isClient && state == State.CLOSED) hangUp();
             }
@@ -1903,7 +1902,7 @@ public final class Chat implements AutoCloseable {
             if (opcode != CLOSE) return;
             closeCode = codeOf(payload);
             if (payload.length > 2) closeReason = new String(payload, 2, payload.length - 2, UTF_8);
-            finish(closeCode, "");                     // §5.5.1: the same; then TCP is closed
+            finish(closeCode, "");                      // §5.5.1: the same; then TCP is closed
         }
 
         /// Sends a message, from any thread. Only the one that receives may have to wait for it.
@@ -1973,7 +1972,7 @@ public final class Chat implements AutoCloseable {
         private void fail(Refusal refusal) {
             if (state == State.CLOSED) return;
             log(refusal.code + " " + refusal.getMessage());
-            if (settings.wire != null) settings.wire.refused(number, refusal, culprit());
+            traceRefusal(refusal);
             // An open connection is refused with a close code. A status is one that the handler
             // got from somebody else, as a client.
             if (state == State.CONNECTING) refuse(refusal);
@@ -1990,6 +1989,10 @@ public final class Chat implements AutoCloseable {
             } catch (IOException gone) {
                 cutOff(null);
             }
+        }
+
+        private void traceRefusal(Refusal refusal) {
+            if (settings.wire != null) settings.wire.refused(number, refusal, culprit());
         }
 
         private byte[] culprit() { return reader == null ? new byte[0] : reader.culprit(); }
@@ -2025,7 +2028,7 @@ public final class Chat implements AutoCloseable {
         /// @param why for the log, or null
         void cutOff(String why) {
             if (why != null) log(why);                  // before anybody sees the end
-            LIVE.remove(this);                          // there is nothing more to watch
+            forgetAll();                                // there is nothing more to watch
             try (socket) {
                 socket.setSoLinger(true, 0);
             } catch (IOException closed) {
@@ -2033,7 +2036,6 @@ public final class Chat implements AutoCloseable {
             }
             advance(State.CLOSED);
             outbox.drop();
-            share.giveBack();
         }
 
         private long held() { return outbox.unwritten() + share.bytes.get(); }      // bytes
@@ -2093,9 +2095,11 @@ public final class Chat implements AutoCloseable {
         }
 
         /// Who handshakes or closes has a deadline. Then it ends in order, or, soon after, at once.
-        /// Who still takes what waits for it, has more time.
+        /// Who closes, and still takes what waits for it, has more time.
         private void lookAtDeadline(long now) {
-            long late = Math.min(now - deadline, now - outbox.progress - seconds(CLOSE_TIME));
+            long late = now - deadline;
+            long idle = now - outbox.progress;
+            if (state != State.CONNECTING) late = Math.min(late, idle - seconds(CLOSE_TIME));
             if (late > seconds(GRACE)) cutOff("gave no sign of life");
             else if (late > 0) endInput();
         }
@@ -4028,7 +4032,8 @@ public final class Chat implements AutoCloseable {
         /// URI itself finds no host in a name with _, as Docker Compose gives them.
         private static boolean hasHost(URI url) {
             String authority = url.getRawAuthority();
-            if (url.getHost() != null || authority == null) return url.getHost() != null;
+            if (url.getHost() != null) return true;
+            if (authority == null) return false;
             String hostAndPort = authority.substring(authority.lastIndexOf('@') + 1);
             return WebSocket.Handshake.hostName(hostAndPort) != null;
         }
