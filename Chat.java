@@ -1458,8 +1458,8 @@ public final class Chat implements AutoCloseable {
 
         // ---- Bytes out ------------------------------------------------------------------------
 
-        /// Frames on their way to one peer. Others' threads never wait: a virtual one writes all
-        /// that has piled up, and ends. Who lets too much pile up is cut off: to wait would hold up
+        /// Frames on their way to one peer. Others' threads never wait: one of the Writers writes
+        /// all that has piled up. Who lets too much pile up is cut off: to wait would hold up
         /// others, to leave a message out would be a lie.
         private final class Outbox {
             private List<Frame> waiting = List.of();
@@ -1530,7 +1530,7 @@ public final class Chat implements AutoCloseable {
                 boolean here = mayWriteHere && Thread.currentThread() == receiver && in.isEmpty();
                 boolean more = true;
                 if (here) more = writeBatch();
-                if (more) Thread.startVirtualThread(this::writeAll);
+                if (more) Writers.call(this);
             }
 
             /// Until the answer to the handshake is written: it comes before any frame.
@@ -1538,12 +1538,7 @@ public final class Chat implements AutoCloseable {
 
             void letGo() {
                 boolean more = settle(List.of());
-                if (more) Thread.startVirtualThread(this::writeAll);
-            }
-
-            private void writeAll() {
-                boolean more = true;
-                while (more) more = writeBatch();
+                if (more) Writers.call(this);
             }
 
             /// @return whether more has piled up meanwhile
@@ -1652,6 +1647,48 @@ public final class Chat implements AutoCloseable {
                 }
                 sleeper = null;
                 if (interrupted) Thread.currentThread().interrupt();
+            }
+        }
+
+        /// Threads that write for all: a room's line to a thousand people needs few of them. Each
+        /// calls the next before it writes. That one runs as soon as a processor is free, or when
+        /// the peer is slow and the first has to wait.
+        private static final class Writers {
+            private static final Queue<Outbox> READY = new ConcurrentLinkedQueue<>();
+            private static final AtomicBoolean CALLED = new AtomicBoolean();    // and not yet here
+
+            static void call(Outbox outbox) {
+                READY.add(outbox);
+                callNext();
+            }
+
+            private static void callNext() {
+                if (READY.isEmpty() || !CALLED.compareAndSet(false, true)) return;
+                try {
+                    Thread.startVirtualThread(Writers::write);
+                } catch (Throwable noMemory) {
+                    CALLED.set(false);
+                    throw noMemory;
+                }
+            }
+
+            /// Ends after a while, so that others can run: see Input.
+            private static void write() {
+                CALLED.set(false);
+                long start = System.nanoTime();
+                try {
+                    while (!READY.isEmpty() && System.nanoTime() - start < SLICE) writeNext();
+                } finally {
+                    callNext();
+                }
+            }
+
+            private static void writeNext() {
+                Outbox outbox = READY.poll();
+                if (outbox == null) return;             // another was quicker
+                callNext();
+                boolean more = outbox.writeBatch();
+                if (more) READY.add(outbox);
             }
         }
 
