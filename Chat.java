@@ -3069,7 +3069,8 @@ public final class Chat implements AutoCloseable {
         private static final class Room {
             private final String name;
             private final Object order = new Object();  // held while something is told or changed
-            private final NavigableMap<String, Member> members = new ConcurrentSkipListMap<>();
+            /// By the connection's number, so in the order of arrival: as they lie in memory, too.
+            private final Map<Long, Member> members = new ConcurrentSkipListMap<>();
             private int here;                       // members who have arrived
             private int told;                       // how many people they believe to be here
             private boolean moved;                  // somebody came or went since told was checked
@@ -3144,15 +3145,6 @@ public final class Chat implements AutoCloseable {
                     if (member.arrived) here--;
                     member.arrived = false;
                 }
-            }
-
-            /// @return the name before
-            String rename(Member member, String nick) {
-                String before = member.nick;
-                members.remove(before, member);
-                members.put(nick, member);
-                member.nick = nick;
-                return before;
             }
 
             List<String> names(int most) {
@@ -3232,7 +3224,7 @@ public final class Chat implements AutoCloseable {
                 return null;
             }
             member.nick = nick;
-            room.members.put(nick, member);
+            room.members.put(webSocket.number(), member);
             enlist(room, List.of(nick));
             say(room, new Event.Moved(nick, true, count(room)), member);
             return member;
@@ -3245,7 +3237,7 @@ public final class Chat implements AutoCloseable {
             wishes.remove(member);
             ask("ZREM", listOf(room), member.nick);
             say(room, new Event.Moved(member.nick, false, count(room)));
-            room.members.remove(member.nick, member);
+            room.members.remove(member.webSocket.number());
             close(room);
             release(member.nick, member);           // not before all know
         }
@@ -3346,7 +3338,8 @@ public final class Chat implements AutoCloseable {
                     release(nick, member);
                     return;
                 }
-                before = room.rename(member, nick);
+                before = member.nick;
+                member.nick = nick;
                 ask("ZREM", listOf(room), before);
                 enlist(room, List.of(nick));
             }
