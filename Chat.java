@@ -6,8 +6,9 @@
 
 // Chat listens and serves the page. WebSocket turns bytes into messages and back; it knows nothing
 // of the chat: cut out, with the imports, it is a library for your own script. Rooms is the chat,
-// Redis joins servers, Web shows the page. Options and PAGE come last.
-// §5.4: this line obeys that section of RFC 6455.
+// Redis joins servers, Web shows the page. What reads the command line and opens the ports comes
+// after that, and the page itself last. A comment like §5.4 names the section of RFC 6455 that the
+// code there obeys.
 
 import com.sun.net.httpserver.*;
 import java.io.*;
@@ -40,13 +41,13 @@ public final class Chat implements AutoCloseable {
     static final int NAME_ROOM = 128;                // bytes: 24 letters and what is around them
 
     private final Options options;
+    private final WebSocket.Settings settings;
     private final Ports ports;
     private final Set<WebSocket> connections = ConcurrentHashMap.newKeySet();
     private final Map<InetAddress, Integer> perAddress = new ConcurrentHashMap<>();
     private final Web web = new Web();
     private Rooms rooms;
     private volatile boolean stopping;
-    private WebSocket.Settings settings;
 
     public static void main(String[] arguments) {
         Locale.setDefault(Locale.ROOT);             // digits are 0 to 9 wherever they are read
@@ -86,6 +87,7 @@ public final class Chat implements AutoCloseable {
 
     Chat(Options options) {
         this.options = options;
+        settings = options.settings;
         ports = new Ports(options, web::answer, this::accept);
     }
 
@@ -98,12 +100,10 @@ public final class Chat implements AutoCloseable {
             close();
             throw failure;
         }
-        String hint = "The page is at " + address("http", options.host) + "/";
-        settings = options.settings();
-        settings.hint = hint;
+        settings.hint = "The page is at " + address("http", options.host) + "/";
         if (options.trace) settings.wire = new Explained(this::trace);
         ports.start();
-        if (!ports.isLocal() && options.tls == null)
+        if (!ports.isLocal() && settings.tls == null)
             log("others on the network can reach this, and read along: see README, Security");
         return this;
     }
@@ -113,9 +113,9 @@ public final class Chat implements AutoCloseable {
 
     /// Of the page (http) or the WebSockets (ws), as in an Origin: the usual port is left out.
     private String address(String scheme, String host) {
-        String start = scheme + (options.tls == null ? "" : "s") + "://" + host;
+        String start = scheme + (settings.tls == null ? "" : "s") + "://" + host;
         int port = scheme.equals("ws") ? webSocketPort() : httpPort();
-        int usual = options.tls == null ? 80 : 443;
+        int usual = settings.tls == null ? 80 : 443;
         return port == usual ? start : start + ":" + port;
     }
 
@@ -150,26 +150,21 @@ public final class Chat implements AutoCloseable {
         try {
             while (webSocket.receive() instanceof WebSocket.Message message) {
                 WebSocket.rule(message.isText(), 1003, "this chat is for text (§5.6)");
-                WebSocket.rule(heardLength(message) <= options.maxMessage, 1009,
+                String text = message.text();
+                WebSocket.rule(mostHeard(message, text) <= settings.maxMessage, 1009,
                         "with a name before it, it is too long for others (§10.4)");
-                rooms.hear(member, message.text());
+                rooms.hear(member, text);
             }
         } finally {
             rooms.leave(member);
         }
     }
 
-    /// The most bytes that others hear: a name before it, and a tab after each line break. That
-    /// must not be more than one may say: many clients leave when they hear more than 1 MiB.
-    private static int heardLength(WebSocket.Message said) {
-        int length = said.payload().length + NAME_ROOM;
-        byte before = 0;
-        for (byte each : said.payload()) {
-            boolean nextLine = before == (byte) 0xc2 && each == (byte) 0x85;    // U+0085
-            if (each == '\n' || each == '\r' || nextLine) length++;
-            before = each;
-        }
-        return length;
+    /// The most bytes that others hear: a name comes before it, and a TAB after each line break.
+    /// That must not be more than one may say: many clients leave when they hear more than 1 MiB.
+    private static int mostHeard(WebSocket.Message message, String text) {
+        int tabs = Event.indented(text).length() - text.length();
+        return message.payload().length + tabs + NAME_ROOM;
     }
 
     private static void echo(WebSocket webSocket) throws IOException {
@@ -211,24 +206,24 @@ public final class Chat implements AutoCloseable {
         Origin origin = Origin.of(text);
         for (Origin allowed : options.origins)
             if (allowed.allows(origin)) return true;
-        Origin dialled = Origin.of((options.tls == null ? "http://" : "https://") + hostAndPort);
+        Origin dialled = Origin.of((settings.tls == null ? "http://" : "https://") + hostAndPort);
         return origin != null && dialled != null && (isOfNoPage(origin, dialled)
                 || origin.equals(Origin.of(address("http", dialled.host))));
     }
 
-    /// Many programs invent an Origin from the URL of the WebSocket: http://HOST:PORT. No page can
-    /// have that one, as none comes from this port: it answers with a WebSocket or with plain text.
-    /// So to let it in is as safe as to let in who sends none, but only under a name or a number
-    /// that is ours: else a stranger's server may have sent a page from its own port of that number
-    /// before its name pointed here.
+    /// Many programs send the WebSocket's own address as Origin: http://HOST:PORT, with the port of
+    /// our WebSockets. No page has this origin, as that port sends none. So it is as safe as no
+    /// Origin at all. But HOST must be a number, or a name that only we can have: else a stranger
+    /// could first send a page from this port of a server of their own, and then let its name
+    /// point here.
     private boolean isOfNoPage(Origin origin, Origin dialled) {
         int port = webSocketPort();
         return origin.host.equals(dialled.host) && (dialled.isAddress() || isOnlyOurs(dialled.host))
-                && origin.portNumber() == port && dialled.portNumber() == port;
+                && origin.scheme.startsWith("http") && origin.port == port && dialled.port == port;
     }
 
     private void trace(Explained.Traced item) {
-        WebSocket.Log.print(Explained.coloured(item));
+        Explained.print(item);
         web.offer(item);
     }
 
@@ -257,11 +252,23 @@ public final class Chat implements AutoCloseable {
     private static int signals() {
         int count = 0;
         for (Thread thread : Thread.getAllStackTraces().keySet())
-            if (thread.getName().matches("SIG.* handler")) count++;
+            if (isOfSignal(thread.getName())) count++;
         return count;
     }
 
-    /// One connection: RFC 6455, with compression by RFC 7692. A server serves it:
+    private static boolean isOfSignal(String thread) {
+        return thread.startsWith("SIG") && thread.endsWith(" handler");
+    }
+
+    /// One WebSocket connection: RFC 6455, with compression by RFC 7692.
+    ///
+    /// First the client asks by a GET of HTTP, with `Upgrade: websocket`; the server answers 101.
+    /// From then on no HTTP travels: both sides send frames whenever they like, each a short header
+    /// and a payload. One frame, or several fragments, make a message. A ping asks for a sign of
+    /// life; a pong answers it. To end, one side sends a Close with a code, and the other answers
+    /// with a Close. Then the server ends TCP.
+    ///
+    /// A server serves a connection:
     ///
     ///     WebSocket.serve(socket, webSocket -> {                                    // opened
     ///         while (webSocket.receive() instanceof WebSocket.Message message)      // a message
@@ -284,12 +291,13 @@ public final class Chat implements AutoCloseable {
         static final int SILENCE = 25;              // seconds to a ping; proxies cut at 60
         static final int CLOSE_TIME = 5;            // seconds between our Close and the end of TCP
         static final int GRACE = 1;                 // seconds between a deadline and the cut
-        static final int MAX_FRAGMENTS = 100_000;   // of a message: empty ones can come for ever
+        static final int MAX_FRAGMENTS = 100_000;   // after so many no empty one may come: these
+                                                    // could come for ever
         static final int PIECE = 64 * 1024;         // bytes written at once: progress is seen
         static final int LEAST_PIECE = 1024;        // bytes that show that a frame makes progress
         static final int SEND_BUFFER = 64 * 1024;   // bytes the system holds for a slow reader
         static final int INPUT = 512;               // bytes of input buffer: most peers are idle
-        static final int PONG_BACKLOG = 16 * 1024;  // unwritten bytes; with more, only one pong
+        static final int SLOW_FROM = 16 * 1024;     // unwritten bytes from which a peer is slow
         static final int DEFLATE_FROM = 1024;       // bytes from which compressing pays
         static final int FRAME_COST = 40;           // bytes that a waiting frame takes besides
         static final long SLICE = 200_000;          // ns of work after which others get their turn
@@ -316,19 +324,22 @@ public final class Chat implements AutoCloseable {
             Refusal(int code, String message) { super(message); this.code = code; }
         }
 
+        /// Refuses the peer with this code unless the rule is kept. The message says the rule, or
+        /// what is wrong.
         static void rule(boolean kept, int code, String message) throws Refusal {
             if (!kept) throw new Refusal(code, message);
         }
 
-        /// One bound over all bytes that wait for peers, and all that are kept from them:
+        /// A peer costs memory in two ways: by what it has sent, as long as that is kept, and by
+        /// what waits for it. One bound holds for both, of all connections together:
         ///
-        ///     Outbox, what waits for a peer ──┐
+        ///     Share, what a peer has sent ────┐
         ///                                     ├──> Memory: above the limit, who holds most goes
-        ///     Share, what a peer has sent ────┘
+        ///     Outbox, what waits for a peer ──┘
         ///
         /// The count may be a little late, but what is counted is given back.
         static final class Memory {
-            private final long limit;                                       // bytes
+            final long limit;                                               // bytes
             private final LongAdder used = new LongAdder();                 // bytes
 
             Memory(long limit) { this.limit = limit; }
@@ -343,7 +354,8 @@ public final class Chat implements AutoCloseable {
                 if (used.sum() > limit) giveUpOne();
             }
 
-            /// One after the other, or two threads would give up two where one is enough.
+            /// One after the other, or two threads would give up two where one is enough. How that
+            /// is done, giveUp() says.
             private synchronized void giveUpOne() {
                 if (used.sum() <= limit) return;
                 WebSocket most = null;
@@ -517,11 +529,11 @@ public final class Chat implements AutoCloseable {
             /// @return -1 at the end
             private int readOrEnd(byte[] target, int at, int most) throws IOException {
                 letOthersRun();
-                long start = System.nanoTime();
+                long before = System.nanoTime();
                 int count = in.read(target, at, most);
-                long end = System.nanoTime();
-                boolean waited = end - start > SLICE;
-                if (waited) turn = end;             // others could run meanwhile
+                long after = System.nanoTime();
+                boolean waited = after - before > SLICE;
+                if (waited) turn = after;           // others could run meanwhile
                 return count;
             }
 
@@ -556,7 +568,7 @@ public final class Chat implements AutoCloseable {
         }
 
         /// Whether there are only ASCII letters, digits and these.
-        private static boolean isMadeOf(String text, String others) {
+        static boolean isMadeOf(String text, String others) {
             for (int i = 0; i < text.length(); i++) {
                 char c = text.charAt(i);
                 boolean letter = c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z';
@@ -564,6 +576,12 @@ public final class Chat implements AutoCloseable {
                 if (!letter && !digit && others.indexOf(c) < 0) return false;
             }
             return true;
+        }
+
+        static boolean isNumber(String text) {
+            for (int i = 0; i < text.length(); i++)
+                if (text.charAt(i) < '0' || text.charAt(i) > '9') return false;
+            return !text.isEmpty();
         }
 
         /// What stands before the first frame: a line, and headers whose names have no case. The
@@ -662,19 +680,22 @@ public final class Chat implements AutoCloseable {
                 boolean right = words.length == 3 && isToken(words[0]) && isVersion(words[2]);
                 rule(right, 400, "this is not an HTTP/1.1 request (§4.2.1)");
                 String target = words[1];
-                int path = 0;
+                int pathAt = 0;
                 if (target.startsWith("http://") || target.startsWith("https://")) {
-                    // It takes the place of Host, which must be there (RFC 9112 §3.2).
+                    // A host in the target is used in place of the header Host, which must be there
+                    // all the same (RFC 9112 §3.2).
                     rule(hostName(head.header("Host")) != null, 400, "one valid Host is needed");
-                    int host = target.indexOf("//") + 2;
-                    path = target.indexOf('/', host);
-                    if (path < 0) path = target.length();
-                    head.headers.put("Host", target.substring(host, path));
+                    int hostAt = target.indexOf("//") + 2;
+                    pathAt = target.indexOf('/', hostAt);
+                    if (pathAt < 0) pathAt = target.length();
+                    head.headers.put("Host", target.substring(hostAt, pathAt));
                 }
-                rule(isVisible(target) && target.startsWith("/", path), 400,
+                rule(isVisible(target) && target.startsWith("/", pathAt), 400,
                         "this is not an HTTP/1.1 request (§4.2.1)");
-                String withoutQuery = target.substring(path).split("\\?", 2)[0];
-                var handshake = new Handshake(words[0], withoutQuery, head);
+                int queryAt = target.indexOf('?', pathAt);
+                int pathEnd = queryAt < 0 ? target.length() : queryAt;
+                String path = target.substring(pathAt, pathEnd);
+                var handshake = new Handshake(words[0], path, head);
                 handshake.check();
                 return handshake;
             }
@@ -747,12 +768,6 @@ public final class Chat implements AutoCloseable {
                 return name.length() > 3;
             }
 
-            private static boolean isNumber(String text) {
-                for (int i = 0; i < text.length(); i++)
-                    if (text.charAt(i) < '0' || text.charAt(i) > '9') return false;
-                return !text.isEmpty();
-            }
-
             /// §4.2.2: the first subprotocol offered that is known here, or null.
             String choose(List<String> known) throws Refusal {
                 List<String> offers = head.list("Sec-WebSocket-Protocol");
@@ -773,18 +788,20 @@ public final class Chat implements AutoCloseable {
                 return text + "\r\n";
             }
 
-            /// Shows that the request was understood. It is no secret (§10.8), nor is the text.
+            /// §1.3: the key and a text that the RFC fixes, hashed, in base64. Only a server that
+            /// knows WebSockets computes this, so the client sees that no other program answers.
+            /// It keeps no secret (§10.8).
             static String acceptValue(String key) {
-                String text = key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+                String both = key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
                 try {
-                    byte[] sha = MessageDigest.getInstance("SHA-1").digest(text.getBytes(US_ASCII));
+                    byte[] sha = MessageDigest.getInstance("SHA-1").digest(both.getBytes(US_ASCII));
                     return Base64.getEncoder().encodeToString(sha);
                 } catch (NoSuchAlgorithmException impossible) {     // every JDK has it
                     throw new IllegalStateException(impossible);
                 }
             }
 
-            /// An HTTP error in place of it. It repeats nothing that the client has sent.
+            /// An HTTP error in place of the 101. It repeats nothing that the client has sent.
             static String refuse(int status, String body) {
                 String more = switch (status) {             // what a status demands
                     case 405 -> "Allow: GET\r\n";
@@ -827,7 +844,7 @@ public final class Chat implements AutoCloseable {
                         "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: " + key));
                 if (!subprotocols.isEmpty())
                     lines.add("Sec-WebSocket-Protocol: " + String.join(", ", subprotocols));
-                if (deflate) lines.add("Sec-WebSocket-Extensions: " + WITHOUT_MEMORY);
+                if (deflate) lines.add("Sec-WebSocket-Extensions: " + WITHOUT_TAKEOVER);
                 lines.addAll(headers);
                 return String.join("\r\n", lines) + "\r\n\r\n";
             }
@@ -854,25 +871,27 @@ public final class Chat implements AutoCloseable {
                         "the answer has a subprotocol that was not offered (§4.1)");
                 List<String> extensions = answer.list("Sec-WebSocket-Extensions");
                 rule(extensions.isEmpty() || deflate && extensions.size() == 1
-                        && isKeptByServer(extensions.get(0)), 400,
+                        && isAcceptableAnswer(extensions.get(0)), 400,
                         "the answer has an extension that was not offered (§4.1)");
             }
         }
 
         // ---- Compression: permessage-deflate (RFC 7692) ---------------------------------------
-        // Nothing is remembered from one message to the next: an idle connection needs no window,
-        // and one compressed message serves everybody.
+        // DEFLATE replaces text that comes again by a reference to where it was. How far back that
+        // may be is the window: 2^bits bytes. "No context takeover" means that each message begins
+        // with an empty window. So an idle connection needs none, and one compressed message serves
+        // everybody.
 
-        static final String WITHOUT_MEMORY = "permessage-deflate; server_no_context_takeover; "
+        static final String WITHOUT_TAKEOVER = "permessage-deflate; server_no_context_takeover; "
                 + "client_no_context_takeover";
 
-        /// RFC 7692 §7.1: the answer to the first offer that can be kept, or null for none.
+        /// RFC 7692 §7.1: the answer to the first offer that is acceptable, or null for none.
         static String agree(List<String> offers) throws Refusal {
             String answer = null;
             for (String offer : offers) {
-                List<String> words = words(offer);
-                if (answer != null || !canKeep(words)) continue;
-                answer = WITHOUT_MEMORY;
+                List<String> words = words(offer);      // each must be right, or it is refused
+                if (answer != null || !isAcceptable(words)) continue;
+                answer = WITHOUT_TAKEOVER;
                 if (words.contains("server_max_window_bits=15"))
                     answer += "; server_max_window_bits=15";
             }
@@ -893,12 +912,13 @@ public final class Chat implements AutoCloseable {
                         "no list of extensions (§9.1)");
                 words.add(value == null ? name : name + "=" + value);
             }
-            rule(isToken(words.get(0)), 400, "no list of extensions (§9.1)");   // its name
+            // The first is the extension's name, and has no value.
+            rule(isToken(words.get(0)), 400, "no list of extensions (§9.1)");
             return words;
         }
 
         /// RFC 7692 §7.1: java.util.zip can't promise a window of less than 15 bits, but reads all.
-        private static boolean canKeep(List<String> words) {
+        private static boolean isAcceptable(List<String> words) {
             return areKnown(words, word -> switch (word) {
                 case "server_no_context_takeover", "client_no_context_takeover",
                      "client_max_window_bits", "server_max_window_bits=15" -> true;
@@ -906,8 +926,8 @@ public final class Chat implements AutoCloseable {
             });
         }
 
-        /// RFC 7692 §7.1.1.1: a server that takes our offer has to say that it keeps no memory.
-        private static boolean isKeptByServer(String answer) throws Refusal {
+        /// RFC 7692 §7.1.1.1: a server that takes our offer has to say that it does as we asked.
+        private static boolean isAcceptableAnswer(String answer) throws Refusal {
             List<String> words = words(answer);
             return words.contains("server_no_context_takeover") && areKnown(words, word ->
                     word.equals("server_no_context_takeover")
@@ -930,8 +950,8 @@ public final class Chat implements AutoCloseable {
                     .contains(word.substring(name.length()));
         }
 
-        /// How long a message can become by being compressed, by anybody: blocks have headers, and
-        /// codes can have 9 bits.
+        /// How long a message can become by being compressed, by anybody. What can't be compressed
+        /// grows: a byte takes up to 9 bits, and each block some more.
         private static int mostCompressed(int length) {
             return (int) Math.min(Integer.MAX_VALUE - 64L, length + length / 8L + 64);
         }
@@ -942,16 +962,17 @@ public final class Chat implements AutoCloseable {
                 byte[] out = new byte[mostCompressed(message.length)];
                 deflater.setInput(message);
                 int size = deflater.deflate(out, 0, out.length, Deflater.SYNC_FLUSH);
-                return Arrays.copyOf(out, size - 4);    // RFC 7692 §7.2.1: without 00 00 ff ff
+                // RFC 7692 §7.2.1: SYNC_FLUSH ends it with 00 00 ff ff, which is left out.
+                return Arrays.copyOf(out, size - 4);
             } finally {
                 deflater.end();
             }
         }
 
-        /// RFC 7692 §7.2.2: the 00 00 ff ff that the sender left out, and an empty last block.
-        /// DEFLATE is made of blocks, of which one can be marked as the last. Usually the sender
-        /// marks none, so ours ends it, and nothing is left over. Who marked one leaves all of
-        /// ours. If something else is left over, or nothing ends, a block was cut short.
+        /// Data of DEFLATE is a row of blocks; a bit in each says whether it is the last. A sender
+        /// need not mark one, and leaves out the final 00 00 ff ff. Here these are put back (RFC
+        /// 7692 §7.2.2), and then 01 00 00 ff ff: an empty block that is marked as the last, so
+        /// that the Inflater comes to an end.
         private static final byte[] TAIL = {0, 0, -1, -1, 1, 0, 0, -1, -1};
 
         static byte[] inflate(byte[] message, int length, int limit, Share share)
@@ -967,7 +988,11 @@ public final class Chat implements AutoCloseable {
                 long turn = System.nanoTime();
                 boolean more = true;
                 while (more) {
-                    turn = letOthersRun(turn);
+                    // One kilobyte can become many, so others get their turn: see Input.
+                    if (System.nanoTime() - turn > SLICE) {
+                        LockSupport.parkNanos(1);
+                        turn = System.nanoTime();
+                    }
                     int count = inflater.inflate(chunk);
                     rule(out.size() + count <= limit, 1009, "inflated, it is too long (§10.4)");
                     share.keep(count);
@@ -983,19 +1008,14 @@ public final class Chat implements AutoCloseable {
             }
         }
 
-        /// A kilobyte can become many: see Input. @return when this turn began
-        private static long letOthersRun(long turn) {
-            if (System.nanoTime() - turn < SLICE) return turn;
-            LockSupport.parkNanos(1);
-            return System.nanoTime();
-        }
-
         private static final String UNFINISHED = "this DEFLATE has no end (RFC 7692 §7.2.2)";
 
         /// After a last block. A message may hold several, or end with one: RFC 7692 §7.2.3.4.
         private static boolean goesOn(Inflater inflater, byte[] input) throws Refusal {
-            int rest = inflater.getRemaining();
-            if (rest == 0 || rest == TAIL.length) return false;
+            int rest = inflater.getRemaining();         // bytes that were not needed
+            if (rest == 0) return false;                // it was the last block of the TAIL
+            if (rest == TAIL.length) return false;      // it was the sender's, at the very end
+            // If it needed a part of the TAIL, a block was cut short.
             rule(rest > TAIL.length, 1007, UNFINISHED);
             inflater.reset();
             inflater.setInput(input, input.length - rest, rest);
@@ -1003,9 +1023,11 @@ public final class Chat implements AutoCloseable {
         }
 
         // ---- A frame's header (§5.2) ----------------------------------------------------------
-        // A message is one TEXT or BINARY frame, or several: all but the last have FIN 0, all but
-        // the first are CONTINUATIONs. From CLOSE on they are control frames, which are whole and
-        // may come between those of a message (§5.4).
+        // The opcode says what a frame carries. TEXT, BINARY and CONTINUATION are data frames: a
+        // message is one of them, or several fragments. The first of these is TEXT or BINARY, the
+        // others are CONTINUATION; FIN is 1 in the last one only (§5.4). CLOSE, PING and PONG are
+        // control frames: each is whole, and may come between two fragments. RSV1 in a message's
+        // first frame means that it is compressed (RFC 7692 §6); RSV2 and RSV3 are always 0.
 
         static final int CONTINUATION = 0, TEXT = 1, BINARY = 2, CLOSE = 8, PING = 9, PONG = 10;
 
@@ -1100,18 +1122,18 @@ public final class Chat implements AutoCloseable {
             /// §5.3: each byte of a payload XOR one of the key's four bytes, in turn. To mask
             /// again is to unmask. It hides nothing. But a script in a page can't choose the bytes
             /// that travel, and so can't make a proxy take them for an HTTP request (§10.3).
-            /// @param done how many bytes of the payload came before these
-            static void maskPlainly(int key, int done, byte[] bytes, int from, int to) {
+            static void maskPlainly(int key, byte[] bytes, int from, int to) {
                 for (int i = from; i < to; i++) {
-                    int turn = (done + i - from) % 4;
-                    byte ofKey = (byte) (key >>> (24 - 8 * turn));
+                    int place = (i - from) % 4;
+                    byte ofKey = (byte) (key >>> (24 - 8 * place));
                     bytes[i] ^= ofKey;
                 }
             }
 
             /// The same, eight bytes at a time.
+            /// @param done how many bytes of the payload came before these
             static void mask(int key, int done, byte[] bytes, int from, int to) {
-                int turned = Integer.rotateLeft(key, 8 * (done % 4));   // begins with its turn
+                int turned = Integer.rotateLeft(key, 8 * (done % 4));   // begins with the next byte
                 long twice = (long) turned << 32 | turned & 0xffff_ffffL;
                 var eights = ByteBuffer.wrap(bytes);
                 int i = from;
@@ -1120,26 +1142,8 @@ public final class Chat implements AutoCloseable {
                     eights.putLong(i, eight ^ twice);
                     i += 8;
                 }
-                maskPlainly(turned, 0, bytes, i, to);
+                maskPlainly(turned, bytes, i, to);      // less than eight, so from the key's start
             }
-        }
-
-        /// §7.4: whether a Close may carry this code. 1000: done, 1001: going away, 1002: rule
-        /// broken, 1003: wrong kind of data, 1007: no UTF-8, 1008: not allowed, 1009: too long,
-        /// 1011: our fault, from 3000 on: yours. Never sent: 1005 (no code), 1006 (no Close).
-        static boolean isLegal(int code) {
-            return code >= 1000 && code < 1004 || code > 1006 && code < 1015
-                    || code >= 3000 && code < 5000;
-        }
-
-        /// The code of a Close with this payload, 1005 if it has none (§7.1.5).
-        static int codeOf(byte[] payload) throws Refusal {
-            rule(payload.length != 1, 1002, "a Close has a code of two bytes or none (§5.5.1)");
-            if (payload.length == 0) return 1005;
-            int code = ByteBuffer.wrap(payload).getChar();
-            rule(isLegal(code), 1002, "a Close can't have this code (§7.4)");
-            checkText(payload, 2, payload.length, true);
-            return code;
         }
 
         // ---- Messages (§5.6) ------------------------------------------------------------------
@@ -1159,13 +1163,15 @@ public final class Chat implements AutoCloseable {
 
             boolean isClose() { return (bytes[0] & Header.OPCODE) == CLOSE; }
 
-            /// @return how many bytes of memory it takes that one more waits
+            /// One more peer waits for it.
+            /// @return bytes of memory that this takes; the frame's own count once
             int hold() {
                 boolean first = waiting.getAndIncrement() == 0;
                 return first ? bytes.length + FRAME_COST : FRAME_COST;
             }
 
-            /// @return how many bytes of memory get free, as one has it
+            /// A peer has it, or will never get it.
+            /// @return bytes of memory that get free by this
             int release() {
                 boolean last = waiting.decrementAndGet() == 0;
                 return last ? bytes.length + FRAME_COST : FRAME_COST;
@@ -1177,7 +1183,8 @@ public final class Chat implements AutoCloseable {
         static final class Message {
             private final boolean isText;
             private final byte[] payload;
-            private Frame plain, deflated;          // as a server sends it
+            private Frame plain;                    // as a server sends it
+            private Frame shortest;                 // the same, compressed if that makes it shorter
 
             Message(boolean isText, byte[] payload) {
                 this.isText = isText;
@@ -1194,8 +1201,8 @@ public final class Chat implements AutoCloseable {
                 boolean compress = deflate && payload.length >= DEFLATE_FROM;
                 if (masked) return encode(compress, true);
                 if (compress) {
-                    if (deflated == null) deflated = encode(true, false);
-                    return deflated;
+                    if (shortest == null) shortest = encode(true, false);
+                    return shortest;
                 }
                 if (plain == null) plain = encode(false, false);
                 return plain;
@@ -1215,7 +1222,7 @@ public final class Chat implements AutoCloseable {
 
         /// §8.1: checks UTF-8.
         /// @param whole false: more may follow, the last character may be incomplete
-        /// @return where that one begins; `to`, if there is none
+        /// @return how far all is checked: `to`, or where a character begins that `to` cuts in two
         static int checkText(byte[] bytes, int from, int to, boolean whole) throws Refusal {
             var rest = ByteBuffer.wrap(bytes, from, to - from);
             var result = UTF_8.newDecoder().decode(rest, CharBuffer.allocate(to - from), whole);
@@ -1226,21 +1233,32 @@ public final class Chat implements AutoCloseable {
             return rest.position();
         }
 
-        /// ASCII is UTF-8 without a further look. Eight bytes are looked at together: the highest
-        /// bit of each is 0.
+        /// ASCII is UTF-8 without a further look: no byte has its highest bit set.
         private static boolean isAscii(byte[] bytes, int from, int to) {
-            var eights = ByteBuffer.wrap(bytes);
-            long all = 0;
-            int i = from;
-            while (i + 8 <= to) {
-                all |= eights.getLong(i);
-                i += 8;
-            }
-            while (i < to) {
-                all |= bytes[i];
-                i++;
-            }
-            return (all & 0x8080_8080_8080_8080L) == 0;
+            int all = 0;
+            for (int i = from; i < to; i++) all |= bytes[i];
+            return all >= 0;
+        }
+
+        /// §7.4: whether a Close may carry this code. 1000: done, 1001: going away, 1002: rule
+        /// broken, 1003: wrong kind of data, 1007: no UTF-8, 1008: not allowed, 1009: too long,
+        /// 1010: an extension is missing, 1011: our fault, 1012: starting again, 1013: try later,
+        /// 1014: a server behind us failed, from 3000 on: yours. Never sent: 1004 (means nothing),
+        /// 1005 (no code), 1006 (no Close), 1015 (TLS failed).
+        static boolean isLegal(int code) {
+            return code >= 1000 && code < 1004 || code > 1006 && code < 1015
+                    || code >= 3000 && code < 5000;
+        }
+
+        /// The code of a Close with this payload, 1005 if it has none (§7.1.5). Refuses what no
+        /// Close may hold.
+        static int codeOf(byte[] payload) throws Refusal {
+            rule(payload.length != 1, 1002, "a Close has a code of two bytes or none (§5.5.1)");
+            if (payload.length == 0) return 1005;
+            int code = Short.toUnsignedInt(ByteBuffer.wrap(payload).getShort());
+            rule(isLegal(code), 1002, "a Close can't have this code (§7.4)");
+            checkText(payload, 2, payload.length, true);
+            return code;
         }
 
         /// A frame that has come, for who shows what travels.
@@ -1266,9 +1284,10 @@ public final class Chat implements AutoCloseable {
             private boolean compressed;
             private int fragments;                  // 0: there is none
             private byte[] payload = NOTHING;
-            private int length;                     // bytes of it that have come
-            private int checked;                    // bytes of these that are known to be UTF-8
-            /// When a frame ended, or one kilobyte of it came: so a frame has an end in time.
+            private int arrived;                    // bytes of it that have come
+            private int knownAsText;                // bytes of these that are known to be UTF-8
+            /// When a header, a frame or one more kilobyte of it was complete (ns). A single byte
+            /// does not count, or a frame could take for ever.
             private volatile long heard = System.nanoTime();
 
             Reader(Input in, Sender sender, boolean deflate, int maxMessage, Share share,
@@ -1305,26 +1324,26 @@ public final class Chat implements AutoCloseable {
             /// Joins a data frame to the message that is coming (§5.4).
             /// @return the message if this was its last frame, else null
             Message readData() throws IOException {
-                int start = length;
+                int start = arrived;
                 byte[] whole = null;
                 try {
                     begin();
                     readPayload((int) header.length);
                     if (header.fin) whole = finish();
                 } finally {
-                    if (show != null) show(start, compressed ? whole : null);
+                    if (show != null) tell(start, compressed ? whole : null);
                 }
                 if (whole == null) return null;
                 payload = NOTHING;
-                length = 0;
-                checked = 0;
+                arrived = 0;
+                knownAsText = 0;
                 fragments = 0;
                 return new Message(opcode == TEXT, whole);
             }
 
-            private void show(int start, byte[] inflated) {
-                byte[] arrived = Arrays.copyOfRange(payload, start, length);
-                show.accept(new Seen(header, arrived, fragments, compressed, length, inflated));
+            private void tell(int start, byte[] inflated) {
+                byte[] bytes = Arrays.copyOfRange(payload, start, arrived);
+                show.accept(new Seen(header, bytes, fragments, compressed, arrived, inflated));
             }
 
             private void begin() throws Refusal {
@@ -1337,7 +1356,7 @@ public final class Chat implements AutoCloseable {
                 }
                 fragments++;
                 int most = compressed ? mostCompressed(maxMessage) : maxMessage;
-                rule(header.length <= most - length, 1009, "too long (§10.4)");
+                rule(header.length <= most - arrived, 1009, "too long (§10.4)");
                 rule(header.length > 0 || fragments <= MAX_FRAGMENTS, 1008,
                         "too many fragments (§10.4)");
             }
@@ -1345,20 +1364,16 @@ public final class Chat implements AutoCloseable {
             /// Checks text while it comes, so that a bad byte ends it at once.
             private void readPayload(int size) throws IOException {
                 int done = 0;
-                int piece = 0;                      // bytes since progress was last seen
                 while (done < size) {
-                    int from = length;
+                    int from = arrived;
                     makeRoom(size - done);
-                    int most = Math.min(size - done, payload.length - length);
-                    int count = in.read(payload, length, most);
+                    int most = Math.min(size - done, payload.length - arrived);
+                    int count = in.read(payload, arrived, most);
                     if (header.masked) Header.mask(header.key, done, payload, from, from + count);
-                    length += count;
+                    boolean oneMore = (done + count) / LEAST_PIECE > done / LEAST_PIECE;
+                    if (oneMore) heard = System.nanoTime();
+                    arrived += count;
                     done += count;
-                    piece += count;
-                    if (piece >= LEAST_PIECE) {
-                        heard = System.nanoTime();
-                        piece = 0;
-                    }
                     if (opcode == TEXT && !compressed) checkArrived(from);
                 }
                 heard = System.nanoTime();
@@ -1367,24 +1382,24 @@ public final class Chat implements AutoCloseable {
             /// No length is trusted: the array grows with what has come. It doubles, so all
             /// copying together is linear.
             private void makeRoom(int rest) {
-                if (length < payload.length) return;
-                int step = Math.max(length, LEAST_PIECE);
+                if (arrived < payload.length) return;
+                int step = Math.max(arrived, LEAST_PIECE);
                 if (header.fin) step = Math.min(step, rest);
-                if (length > 0) share.keep(step);           // the first kilobyte is not counted
-                payload = Arrays.copyOf(payload, length + step);
+                if (arrived > 0) share.keep(step);          // the first kilobyte is not counted
+                payload = Arrays.copyOf(payload, arrived + step);
             }
 
             private void checkArrived(int from) throws Refusal {
-                boolean plain = checked == from && isAscii(payload, from, length);
-                checked = plain ? length : checkText(payload, checked, length, false);
+                boolean plain = knownAsText == from && isAscii(payload, from, arrived);
+                knownAsText = plain ? arrived : checkText(payload, knownAsText, arrived, false);
             }
 
             private byte[] finish() throws Refusal {
                 byte[] whole = payload;
-                if (compressed) whole = inflate(payload, length, maxMessage, share);
-                else if (length < payload.length) whole = Arrays.copyOf(payload, length);
-                if (opcode == TEXT && checked < whole.length)
-                    checkText(whole, checked, whole.length, true);
+                if (compressed) whole = inflate(payload, arrived, maxMessage, share);
+                else if (arrived < payload.length) whole = Arrays.copyOf(payload, arrived);
+                if (opcode == TEXT && knownAsText < whole.length)
+                    checkText(whole, knownAsText, whole.length, true);
                 return whole;
             }
 
@@ -1401,12 +1416,13 @@ public final class Chat implements AutoCloseable {
         ///
         ///     CONNECTING ── open(), connect() ──> OPEN ── sendClose(), or a write is lost ──┐
         ///         │                                 │                                       v
-        ///         │ refused, cutOff()               │ finish(): the peer's Close,        CLOSING
+        ///         │ refused                         │ finish(): the peer's Close,        CLOSING
         ///         │                                 │ a broken rule, the peer's end         │
         ///         └───────────────> CLOSED <────────┴───────────────────────────────────────┘
         ///
-        /// In CLOSING nothing more is sent, but the peer's Close is waited for. In CLOSED nothing
-        /// more is heard, either; hangUp() ends TCP.
+        /// In CLOSING nothing new is taken to be sent; what waits still goes out, and the peer's
+        /// Close is waited for. In CLOSED nothing more is heard, either; hangUp() ends TCP. From
+        /// any state cutOff() leads there.
         enum State { CONNECTING, OPEN, CLOSING, CLOSED }
 
         /// Decides about a handshake: refuses with an HTTP status, or names subprotocols it knows.
@@ -1449,10 +1465,12 @@ public final class Chat implements AutoCloseable {
             channel = socket;
         }
 
-        /// A state only advances; add() relies on the lock.
+        /// A state only advances; add() relies on the lock. From OPEN on, the end has a deadline.
         private void advance(State next) {
             synchronized (outbox) {
-                if (next.compareTo(state) > 0) state = next;
+                if (next.compareTo(state) <= 0) return;
+                if (state == State.OPEN) deadline = System.nanoTime() + seconds(CLOSE_TIME);
+                state = next;
             }
         }
 
@@ -1486,7 +1504,7 @@ public final class Chat implements AutoCloseable {
                     cutOff("reads too slowly: " + unwritten() + " bytes wait");
                     return false;
                 }
-                if (unwritten() > PONG_BACKLOG) settings.memory.enforce();
+                if (unwritten() > SLOW_FROM) settings.memory.enforce();
                 if (starts) startWriting(mayWriteHere);
                 return true;
             }
@@ -1497,7 +1515,7 @@ public final class Chat implements AutoCloseable {
                 boolean starts = false;
                 synchronized (this) {
                     if (state != State.OPEN) return;
-                    boolean piles = unwritten() > PONG_BACKLOG;
+                    boolean piles = unwritten() > SLOW_FROM;
                     pong = piles ? answer : null;
                     if (!piles) starts = enqueue(answer);
                 }
@@ -1524,22 +1542,19 @@ public final class Chat implements AutoCloseable {
                 settings.memory.count(frame.hold());
             }
 
-            /// The thread that receives writes itself, which is quickest, unless more input waits:
+            /// Writes all that waits, or has it written. The thread that receives writes itself,
+            /// which is quickest, unless more input waits:
             /// the answers to all of it can share one system call.
-            private void startWriting(boolean mayWriteHere) {
+            void startWriting(boolean mayWriteHere) {
                 boolean here = mayWriteHere && Thread.currentThread() == receiver && in.isEmpty();
                 boolean more = true;
                 if (here) more = writeBatch();
                 if (more) Writers.call(this);
             }
 
-            /// Until the answer to the handshake is written: it comes before any frame.
+            /// No frame goes before the answer to the handshake. So this claims that a thread is
+            /// writing, and frames pile up until startWriting().
             synchronized void holdBack() { writing = true; }
-
-            void letGo() {
-                boolean more = settle(List.of());
-                if (more) Writers.call(this);
-            }
 
             /// @return whether more has piled up meanwhile
             private boolean writeBatch() {
@@ -1558,7 +1573,6 @@ public final class Chat implements AutoCloseable {
 
             /// Nothing can be written any more. But a Close may have come, and wait to be read.
             private void writingFailed() {
-                if (state == State.OPEN) deadline = System.nanoTime() + seconds(CLOSE_TIME);
                 advance(State.CLOSING);
                 drop();
             }
@@ -1650,43 +1664,44 @@ public final class Chat implements AutoCloseable {
             }
         }
 
-        /// Threads that write for all: a room's line to a thousand people needs few of them. Each
-        /// calls the next before it writes. That one runs as soon as a processor is free, or when
-        /// the peer is slow and the first has to wait.
+        /// Virtual threads that write for all outboxes: for a line to a thousand people some are
+        /// enough. Before a writer writes, it starts another. If the peer is quick, the first goes
+        /// on with the next outbox, and the other soon ends. If the peer is slow, the first waits,
+        /// and the other serves all who are left.
         private static final class Writers {
             private static final Queue<Outbox> READY = new ConcurrentLinkedQueue<>();
-            private static final AtomicBoolean CALLED = new AtomicBoolean();    // and not yet here
+            private static final AtomicBoolean STARTING = new AtomicBoolean();  // one; it runs soon
 
             static void call(Outbox outbox) {
                 READY.add(outbox);
-                callNext();
+                startAnother();
             }
 
-            private static void callNext() {
-                if (READY.isEmpty() || !CALLED.compareAndSet(false, true)) return;
+            private static void startAnother() {
+                if (READY.isEmpty() || !STARTING.compareAndSet(false, true)) return;
                 try {
                     Thread.startVirtualThread(Writers::write);
                 } catch (Throwable noMemory) {
-                    CALLED.set(false);
+                    STARTING.set(false);
                     throw noMemory;
                 }
             }
 
             /// Ends after a while, so that others can run: see Input.
             private static void write() {
-                CALLED.set(false);
+                STARTING.set(false);
                 long start = System.nanoTime();
                 try {
                     while (!READY.isEmpty() && System.nanoTime() - start < SLICE) writeNext();
                 } finally {
-                    callNext();
+                    startAnother();
                 }
             }
 
             private static void writeNext() {
                 Outbox outbox = READY.poll();
                 if (outbox == null) return;             // another was quicker
-                callNext();
+                startAnother();
                 boolean more = outbox.writeBatch();
                 if (more) READY.add(outbox);
             }
@@ -1750,14 +1765,14 @@ public final class Chat implements AutoCloseable {
             String extensions = agree(handshake.head.list("Sec-WebSocket-Extensions"));
             deflating = settings.deflate && extensions != null;
             outbox.holdBack();
-            becomeOpen();                               // before the client can know
+            becomeOpen();                               // before the client takes it for open
             try {
                 write(handshake.accept(protocol, deflating ? extensions : null));
             } catch (IOException gone) {
                 cutOff(null);
                 throw gone;
             }
-            outbox.letGo();
+            outbox.startWriting(true);                  // what has piled up meanwhile
         }
 
         private void connectStreams() throws IOException {
@@ -1817,16 +1832,15 @@ public final class Chat implements AutoCloseable {
 
         private void ask(URI uri, List<String> headers, List<String> subprotocols)
                 throws IOException {
-            String host = uri.getHost();
-            String hostAndPort = uri.getPort() < 0 ? host : host + ":" + uri.getPort();
             path = uri.getRawPath().isEmpty() ? "/" : uri.getRawPath();
             String target = uri.getRawQuery() == null ? path : path + "?" + uri.getRawQuery();
             String key = Handshake.newKey();
             try {
-                if (isSecure(uri)) channel = secured(socket, settings.tls, host, portOf(uri));
+                if (isSecure(uri))
+                    channel = secured(socket, settings.tls, uri.getHost(), portOf(uri));
                 connectStreams();
-                write(Handshake.request(target, hostAndPort, key, settings.deflate, subprotocols,
-                        headers));
+                write(Handshake.request(target, uri.getRawAuthority(), key, settings.deflate,
+                        subprotocols, headers));
                 Head answer = Head.read(in, share, text -> show(true, text));
                 Handshake.checkAnswer(answer, key, settings.deflate, subprotocols);
                 protocol = answer.headers.get("Sec-WebSocket-Protocol");
@@ -1914,16 +1928,14 @@ public final class Chat implements AutoCloseable {
                         if (message != null && isHeard()) return message;
                     }
                 }
-            } catch (Refusal refusal) {
-                fail(refusal);
-                throw refusal;
-            } catch (IOException lost) {
-                if (givenUp != null) {
-                    fail(givenUp);
-                    throw givenUp;
+            } catch (IOException failure) {
+                Refusal refusal = failure instanceof Refusal broken ? broken : givenUp;
+                if (refusal != null) {
+                    fail(refusal);
+                    throw refusal;
                 }
                 if (settings.wire != null) settings.wire.lost(number, culprit());
-                finish(1000, "");                       // the peer may still listen
+                finish(1000, "");                       // the peer may still hear what we send
             } finally {
                 if (isClient && state == State.CLOSED) hangUp();
             }
@@ -1977,10 +1989,9 @@ public final class Chat implements AutoCloseable {
         /// reason is cut between two characters to fit in 125 bytes (§5.5).
         private void sendClose(int code, String reason) {
             var payload = ByteBuffer.allocate(125);
-            if (code != 1005) payload.putShort((short) code);       // which means none (§7.1.5)
+            if (code != 1005) payload.putShort((short) code);       // 1005: no code (§7.1.5)
             UTF_8.newEncoder().encode(CharBuffer.wrap(reason), payload, true);
             byte[] cut = Arrays.copyOf(payload.array(), payload.position());
-            if (state == State.OPEN) deadline = System.nanoTime() + seconds(CLOSE_TIME);
             outbox.add(controlFrame(CLOSE, cut), true);
         }
 
@@ -2010,8 +2021,8 @@ public final class Chat implements AutoCloseable {
             if (state == State.CLOSED) return;
             log(refusal.code + " " + refusal.getMessage());
             traceRefusal(refusal);
-            // An open connection is refused with a close code. A status is one that the handler
-            // got from somebody else, as a client.
+            // An open connection is refused with a close code. A status can only come from another
+            // connection, which the handler has opened as a client.
             if (state == State.CONNECTING) refuse(refusal);
             else if (isLegal(refusal.code)) finish(refusal.code, refusal.getMessage());
             else finish(1011, PROBLEM);
@@ -2077,11 +2088,10 @@ public final class Chat implements AutoCloseable {
 
         private long held() { return outbox.unwritten() + share.bytes.get(); }      // bytes
 
-        /// When memory is short. Who lets much pile up is cut off; who sends much can still be
-        /// told why.
+        /// When memory is short. Who is slow is cut off; who sends much can still be told why.
         private void giveUp(String why) {
             share.giveBack();
-            if (outbox.unwritten() > PONG_BACKLOG) {
+            if (outbox.unwritten() > SLOW_FROM) {
                 cutOff(why);
                 return;
             }
@@ -2131,17 +2141,18 @@ public final class Chat implements AutoCloseable {
             else lookAtDeadline(now);
         }
 
-        /// Who handshakes or closes has a deadline. Then it ends in order, or, soon after, at once.
-        /// Who closes, and still takes what waits for it, has more time.
+        /// Who handshakes or closes has a deadline. After that its input ends, so that its own
+        /// thread ends it in order; a second later it is cut off. Who closes, and still takes what
+        /// waits for it, has more time.
         private void lookAtDeadline(long now) {
             long late = now - deadline;
-            long idle = now - outbox.progress;
-            if (state != State.CONNECTING) late = Math.min(late, idle - seconds(CLOSE_TIME));
+            long stuck = now - outbox.progress - seconds(CLOSE_TIME);
+            if (state != State.CONNECTING) late = Math.min(late, stuck);    // both have run out
             if (late > seconds(GRACE)) cutOff("gave no sign of life");
             else if (late > 0) endInput();
         }
 
-        /// A sign of life is a whole frame, or a kilobyte of one. Who gives none for a while is
+        /// A sign of life is a header, a frame, or a kilobyte of one. Who gives none for a while is
         /// pinged. Who takes what waits for it is alive: the ping may be behind all that.
         private void lookForLife(long now) {
             boolean waits = outbox.unwritten() > 0;
@@ -2179,19 +2190,39 @@ public final class Chat implements AutoCloseable {
                 String form = name.isEmpty() ? "    %-49s%s  %s" : "    %-23s  %-25s %s";
                 return elide(form.formatted(bytes, name, meaning).stripTrailing(), WIDTH);
             }
+
+            /// The bytes of a frame in cyan.
+            String coloured() {
+                String line = toString();
+                int end = 4 + bytes.length();
+                if (name.isEmpty()) return line;
+                return "\033[36m" + line.substring(0, end) + "\033[0m" + line.substring(end);
+            }
         }
 
         /// One thing that travelled. The direction is "in" to this program, "out" of it, or "".
         record Traced(String time, long connection, String direction, String title,
                       List<Row> rows) {
+            private String firstLine() {
+                String start = connection == 0 ? ""
+                        : "%s #%-4d %-4s".formatted(time, connection, direction);
+                return elide(start + title, WIDTH);
+            }
+
             /// As the terminal shows it.
             @Override
             public String toString() {
-                String start = connection == 0 ? ""
-                        : "%s #%-4d %-4s".formatted(time, connection, direction);
                 var lines = new StringJoiner("\n");
-                lines.add(elide(start + title, WIDTH));
+                lines.add(firstLine());
                 for (Row row : rows) lines.add(row.toString());
+                return lines.toString();
+            }
+
+            /// The title bold.
+            String coloured() {
+                var lines = new StringJoiner("\n");
+                lines.add("\033[1m" + firstLine() + "\033[0m");
+                for (Row row : rows) lines.add(row.coloured());
                 return lines.toString();
             }
         }
@@ -2203,16 +2234,16 @@ public final class Chat implements AutoCloseable {
         /// Explains frames of either direction, until one closes or breaks a rule.
         static String explain(byte[] frames) {
             var text = new StringJoiner("\n");
-            var reader = reader(frames, seen ->
-                    text.add(new Traced("", 0, "", title(seen), rows(seen)).toString()));
+            var explained = new Explained(item -> text.add(item.toString()));
+            var reader = reader(frames, seen -> explained.received(0, seen));
             try {
                 int opcode = WebSocket.CONTINUATION;
                 while (opcode != WebSocket.CLOSE) opcode = readFrame(reader);
             } catch (WebSocket.Refusal broken) {
-                text.add(refusedWith(broken));
-                for (Row row : shown(reader.culprit(), "the culprit")) text.add(row.toString());
+                explained.refused(0, broken, reader.culprit());
             } catch (IOException end) {
-                for (Row row : shown(reader.culprit(), "unfinished")) text.add(LOST + "\n" + row);
+                byte[] rest = reader.culprit();
+                if (rest.length > 0) explained.lost(0, rest);
             }
             return text.toString();
         }
@@ -2251,12 +2282,14 @@ public final class Chat implements AutoCloseable {
 
         @Override
         public void refused(long number, WebSocket.Refusal refusal, byte[] culprit) {
-            tell(number, "", refusedWith(refusal), shown(culprit, "the culprit"));
+            String title = "refused with " + refusal.code + ": " + refusal.getMessage();
+            tell(number, "", title, shown(culprit, "the culprit"));
         }
 
         @Override
         public void lost(long number, byte[] unfinished) {
-            tell(number, "", LOST, shown(unfinished, "unfinished"));
+            String title = "the end, without a Close (§7.1.5)";
+            tell(number, "", title, shown(unfinished, "unfinished"));
         }
 
         @Override
@@ -2273,12 +2306,6 @@ public final class Chat implements AutoCloseable {
         }
 
         // ---- Rows ----
-
-        private static final String LOST = "the end, without a Close (§7.1.5)";
-
-        private static String refusedWith(WebSocket.Refusal refusal) {
-            return "refused with " + refusal.code + ": " + refusal.getMessage();
-        }
 
         private static List<Row> shown(byte[] bytes, String name) {
             if (bytes.length == 0) return List.of();
@@ -2361,7 +2388,7 @@ public final class Chat implements AutoCloseable {
             if (seen.compressed()) return "compressed (RFC 7692 §7.2)";
             boolean hasCode = seen.header().opcode() == WebSocket.CLOSE && payload.length > 1;
             if (!hasCode) return quoted(payload, 0);
-            int code = ByteBuffer.wrap(payload).getChar();
+            int code = Short.toUnsignedInt(ByteBuffer.wrap(payload).getShort());
             return (code + " (§7.4) " + quoted(payload, 2)).strip();
         }
 
@@ -2404,7 +2431,9 @@ public final class Chat implements AutoCloseable {
         }
 
         private static String meaningOf(String line) {
-            return switch (line.split("[: ]", 2)[0].toLowerCase(Locale.ROOT)) {
+            int end = 0;
+            while (end < line.length() && line.charAt(end) != ':' && line.charAt(end) != ' ') end++;
+            return switch (line.substring(0, end).toLowerCase(Locale.ROOT)) {
                 case "get" -> "the resource that is asked for";
                 case "http/1.1" -> line.startsWith("101", 9) ? "yes: from here on, frames" : "";
                 case "host" -> "which server is meant";
@@ -2445,18 +2474,8 @@ public final class Chat implements AutoCloseable {
                     && !List.of(22, 23, 24).contains(Runtime.version().feature());
         }
 
-        /// The title bold, the bytes of a frame in cyan.
-        static String coloured(Traced traced) {
-            if (!Colours.WANTED) return traced.toString();
-            var lines = new StringJoiner("\n");
-            for (String line : traced.toString().split("\n")) {
-                boolean ofFrame = line.startsWith("    ") && line.length() > 28;
-                if (!line.startsWith(" ")) lines.add("\033[1m" + line + "\033[0m");
-                else if (ofFrame) lines.add("\033[36m" + line.substring(0, 27) + "\033[0m"
-                        + line.substring(27));
-                else lines.add(line);
-            }
-            return lines.toString();
+        static void print(Traced traced) {
+            WebSocket.Log.print(Colours.WANTED ? traced.coloured() : traced.toString());
         }
     }
 
@@ -2471,7 +2490,7 @@ public final class Chat implements AutoCloseable {
         private final OutputStream out;
         private final Set<String> refusals = new HashSet<>();       // kinds that are in the log
         private final Object order = new Object();  // guards what follows; never held over I/O
-        private final Queue<CompletableFuture<List<String>>> open = new ArrayDeque<>();
+        private final Queue<CompletableFuture<List<String>>> unanswered = new ArrayDeque<>();
         private ByteArrayOutputStream unwritten = new ByteArrayOutputStream();
         private boolean writing;                    // a thread writes what is unwritten, and ends
         private String ending;                      // why this is closed, or null
@@ -2529,7 +2548,7 @@ public final class Chat implements AutoCloseable {
             byte[] bytes = command.toString().getBytes(UTF_8);
             synchronized (order) {
                 if (ending != null) return false;
-                if (answer != null) open.add(answer);
+                if (answer != null) unanswered.add(answer);
                 unwritten.writeBytes(bytes);
                 if (writing) return true;
                 writing = true;
@@ -2569,7 +2588,7 @@ public final class Chat implements AutoCloseable {
                     if (refusals.add(kind)) log("Redis: " + why);
                 }
                 CompletableFuture<List<String>> asked;
-                synchronized (order) { asked = open.poll(); }
+                synchronized (order) { asked = unanswered.poll(); }
                 if (asked == null) throw new IOException("an answer that nobody has asked for");
                 asked.complete(answer);
             }
@@ -2598,22 +2617,21 @@ public final class Chat implements AutoCloseable {
 
         private String readString(int size) throws IOException {
             if (size < 0) return "";
-            byte[] bytes = new byte[size];
-            in.readFully(bytes);
+            byte[] bytes = in.readNBytes(size);     // makes room for what comes, not for the size
             in.readFully(new byte[2]);              // CR LF
             return new String(bytes, UTF_8);
         }
 
         /// Ends it; the first reason is the one that counts. Who has asked gets no answer.
         void close(String why) {
-            List<CompletableFuture<List<String>>> unanswered;
+            List<CompletableFuture<List<String>>> lost;
             synchronized (order) {
                 if (ending == null) ending = why;
-                unanswered = List.copyOf(open);
-                open.clear();
+                lost = List.copyOf(unanswered);
+                unanswered.clear();
             }
             try { socket.close(); } catch (IOException closed) { }
-            for (var question : unanswered) question.complete(List.of());
+            for (var question : lost) question.complete(List.of());
         }
 
         String ending() { synchronized (order) { return ending; } }
@@ -2938,7 +2956,7 @@ public final class Chat implements AutoCloseable {
         /// A plain client may be a terminal, where what follows a line break would look like a line
         /// of its own: like a notice, or like somebody else's. So a TAB follows. (A browser shows
         /// both as one blank, as it shows the line break.)
-        private static String indented(String text) {
+        static String indented(String text) {
             var lines = new StringBuilder(text.length() + 16);
             for (int i = 0; i < text.length(); i++) {
                 char letter = text.charAt(i);
@@ -3065,10 +3083,10 @@ public final class Chat implements AutoCloseable {
             }
         }
 
-        /// The people in a room at this server. All hear the same things in one order.
+        /// The people in a room at this server. Its lock is held while something is told or
+        /// changed: so all hear the same things in one order.
         private static final class Room {
             private final String name;
-            private final Object order = new Object();  // held while something is told or changed
             /// By the connection's number, so in the order of arrival: as they lie in memory, too.
             private final Map<Long, Member> members = new ConcurrentSkipListMap<>();
             private int here;                       // members who have arrived
@@ -3081,11 +3099,9 @@ public final class Chat implements AutoCloseable {
 
             /// Tells everybody.
             /// @param whose the member here who arrives by this, or has another name; or null
-            void tell(Event event, Member whose) {
-                synchronized (order) {
-                    if (event instanceof Event.Moved move) tellMove(move, whose);
-                    else post(event, whose, members.values());
-                }
+            synchronized void tell(Event event, Member whose) {
+                if (event instanceof Event.Moved move) tellMove(move, whose);
+                else post(event, whose, members.values());
             }
 
             /// In a crowd nobody is told who comes and goes, except who comes.
@@ -3120,31 +3136,25 @@ public final class Chat implements AutoCloseable {
             }
 
             /// Tells how many are here, unless that is what the members believe.
-            void correct(int count) {
-                synchronized (order) {
-                    int exact = atLeast(count);
-                    if (exact == told) return;
-                    told = exact;
-                    post(new Event.Here(exact, List.of()), null, members.values());
-                }
+            synchronized void correct(int count) {
+                int exact = atLeast(count);
+                if (exact == told) return;
+                told = exact;
+                post(new Event.Here(exact, List.of()), null, members.values());
             }
 
             /// @return whether somebody came or went since this was asked last
-            boolean hasMoved() {
-                synchronized (order) {
-                    boolean moved = this.moved;
-                    this.moved = false;
-                    return moved;
-                }
+            synchronized boolean hasMoved() {
+                boolean before = moved;
+                moved = false;
+                return before;
             }
 
-            int atLeast(int count) { synchronized (order) { return Math.max(here, count); } }
+            synchronized int atLeast(int count) { return Math.max(here, count); }
 
-            void depart(Member member) {
-                synchronized (order) {
-                    if (member.arrived) here--;
-                    member.arrived = false;
-                }
+            synchronized void depart(Member member) {
+                if (member.arrived) here--;
+                member.arrived = false;
             }
 
             List<String> names(int most) {
@@ -3192,8 +3202,9 @@ public final class Chat implements AutoCloseable {
 
         /// After all have been sent away: other servers still hear that they left.
         void close() {
-            long end = System.nanoTime() + LAST_WORDS * 1_000_000_000L;
-            while (redis != null && !rooms.isEmpty() && System.nanoTime() < end)
+            long start = System.nanoTime();
+            while (redis != null && !rooms.isEmpty()
+                    && System.nanoTime() - start < LAST_WORDS * 1_000_000_000L)
                 LockSupport.parkNanos(10_000_000);
             clock.shutdownNow();
             if (redis != null) redis.close();
@@ -3203,8 +3214,7 @@ public final class Chat implements AutoCloseable {
         /// @return null if there can be no such room
         static String ofPath(String path) {
             if (path.equals("/") || path.equals("/chat")) return "lobby";
-            boolean tooLong = path.length() > 6 + Name.MAX_ROOM * 4 * 12;     // %F0%90%90%80
-            if (!path.startsWith("/chat/") || tooLong) return null;
+            if (!path.startsWith("/chat/")) return null;
             try {
                 return Name.of(URLDecoder.decode(path.substring(6), UTF_8), Name.MAX_ROOM);
             } catch (IllegalArgumentException badEscape) {
@@ -3299,8 +3309,10 @@ public final class Chat implements AutoCloseable {
         /// Who says more than others can read waits for them, for a moment that grows with what
         /// is said: not to answer is no way to silence a room.
         private void keepPace(Room room, int size) {
-            long end = System.nanoTime() + (1 + size / PACE) * 1_000_000L;
-            while (room.isBehind() && System.nanoTime() < end) LockSupport.parkNanos(1_000_000);
+            long most = (1 + size / PACE) * 1_000_000L;         // ns
+            long start = System.nanoTime();
+            while (room.isBehind() && System.nanoTime() - start < most)
+                LockSupport.parkNanos(1_000_000);
         }
 
         /// The commands. One more is one more case.
@@ -3333,7 +3345,7 @@ public final class Chat implements AutoCloseable {
         private void become(Member member, String nick) {
             Room room = member.room;
             String before;
-            synchronized (room.order) {
+            synchronized (room) {
                 if (!member.arrived) {              // has left meanwhile
                     release(nick, member);
                     return;
@@ -3366,7 +3378,8 @@ public final class Chat implements AutoCloseable {
                 if (holder != null) return holder == member;
                 answer = hold(key);
             }
-            boolean taken = answer.join().contains("");         // else OK, or it can't be asked
+            // Nothing (an empty string) is the answer if another has it; else OK, or none at all.
+            boolean taken = answer.join().contains("");
             if (taken) nicks.remove(key, member);
             return !taken;
         }
@@ -3417,34 +3430,38 @@ public final class Chat implements AutoCloseable {
             return answer.isEmpty() ? 0 : Integer.parseInt(answer.get(0));
         }
 
-        /// Says of everybody that they are still here, and finds out whose name another has as
-        /// well: while servers were apart, both could get it. All answers are waited for, so that
+        /// Says of everybody that they are still here. All answers are waited for, so that
         /// questions can't pile up.
         private void signOfLife() {
-            var owners = new HashMap<String, CompletableFuture<List<String>>>();
-            for (String key : nicks.keySet())
-                synchronized (naming) {
-                    if (nicks.containsKey(key)) hold(key);      // the engine may have lost all
-                    owners.put(key, ask("GET", "name:" + key));
-                }
-            owners.forEach((key, answer) -> {
-                String owner = String.join("", answer.join());
-                if (owner.equals(redis.server))
-                    ask("PEXPIRE", "name:" + key, String.valueOf(LIFE));
-                else if (!owner.isEmpty() && nicks.remove(key) instanceof Member twin)
-                    twins.add(twin);
-            });
-            var forgotten = new HashMap<Room, CompletableFuture<List<String>>>();
-            for (Room room : rooms.values()) {
-                synchronized (room.order) {
-                    room.moved = true;              // so that its count is checked
-                    enlist(room, room.names(Integer.MAX_VALUE));
-                }
-                String now = String.valueOf(redis.now());
-                forgotten.put(room, ask("ZRANGEBYSCORE", listOf(room), "-inf", now));
+            var answers = new ArrayList<CompletableFuture<Void>>();
+            for (String key : nicks.keySet()) answers.add(keepName(key));
+            for (Room room : rooms.values()) answers.add(keepMembers(room));
+            for (var answer : answers) answer.join();
+        }
+
+        /// Finds out, too, whether another has the same name as well: while servers were apart,
+        /// both could get it.
+        private CompletableFuture<Void> keepName(String key) {
+            synchronized (naming) {
+                if (nicks.containsKey(key)) hold(key);          // the engine may have lost all
+                return ask("GET", "name:" + key).thenAccept(answer -> {
+                    String owner = String.join("", answer);
+                    if (owner.equals(redis.server))
+                        ask("PEXPIRE", "name:" + key, String.valueOf(LIFE));
+                    else if (!owner.isEmpty() && nicks.remove(key) instanceof Member twin)
+                        twins.add(twin);
+                });
             }
-            forgotten.forEach((room, answer) -> {
-                List<String> names = answer.join();
+        }
+
+        /// Finds out, too, who gave no sign of life for long.
+        private CompletableFuture<Void> keepMembers(Room room) {
+            synchronized (room) {
+                room.moved = true;                  // so that its count is checked
+                enlist(room, room.names(Integer.MAX_VALUE));
+            }
+            String now = String.valueOf(redis.now());
+            return ask("ZRANGEBYSCORE", listOf(room), "-inf", now).thenAccept(names -> {
                 if (redis.carries() && !names.isEmpty())
                     Thread.startVirtualThread(() -> tellOfTheDead(room, names));
             });
@@ -3518,17 +3535,17 @@ public final class Chat implements AutoCloseable {
                     misled(exchange);
                 } else if (path.equals("/trace") && isPageOfThisMachine(exchange)) {
                     if (method.equals("GET")) stream(exchange);
-                    else reply(exchange, 405, TEXT, "Only GET works here.");
+                    else notAllowed(exchange, "GET");
                 } else if (path.equals("/break") && isPageOfThisMachine(exchange)) {
                     if (method.equals("POST")) breakRule(exchange);
-                    else reply(exchange, 405, TEXT, "Only POST works here.");
+                    else notAllowed(exchange, "POST");
                 } else if (method.equals("OPTIONS")) {              // a health check
                     exchange.getResponseHeaders().set("Allow", "GET, HEAD, OPTIONS");
                     exchange.sendResponseHeaders(204, -1);
                 } else if (Rooms.ofPath(path) == null) {
                     notFound(exchange, path);
                 } else if (!get) {
-                    reply(exchange, 405, TEXT, "Only GET and HEAD work here.");
+                    notAllowed(exchange, "GET, HEAD");
                 } else {
                     reply(exchange, 200, HTML, page(exchange, Rooms.ofPath(path)));
                 }
@@ -3581,20 +3598,26 @@ public final class Chat implements AutoCloseable {
             headers.set("Referrer-Policy", "no-referrer");
             headers.set("X-Content-Type-Options", "nosniff");
             headers.putIfAbsent("Content-Security-Policy", List.of("default-src 'none'"));
-            if (status == 405) headers.set("Allow", "GET, HEAD");
             exchange.sendResponseHeaders(status, head ? -1 : body.length);
             if (!head) exchange.getResponseBody().write(body);
+        }
+
+        private void notAllowed(HttpExchange exchange, String methods) throws IOException {
+            exchange.getResponseHeaders().set("Allow", methods);
+            reply(exchange, 405, TEXT, "What works here is " + methods + ".\n");
         }
 
         /// The page, told what it can't find out by itself. Nothing in a room's name, nor in a path
         /// that is one, means anything in HTML or in a script.
         private String page(HttpExchange exchange, String room) {
-            String scheme = options.tls == null ? "http:" : "https:";
+            String scheme = settings.tls == null ? "http:" : "https:";
             String port = address("http", "").substring(scheme.length() + 2).replace(":", "");
-            String sockets = (options.tls == null ? "ws://*:" : "wss://*:") + webSocketPort();
+            String sockets = (settings.tls == null ? "ws://*:" : "wss://*:") + webSocketPort();
             String known = "";
             if (options.publicUrl != null) {
-                String url = options.publicUrl.replaceFirst("/$", "").replace("'", "%27");
+                boolean slash = options.publicUrl.endsWith("/");
+                int end = options.publicUrl.length() - (slash ? 1 : 0);
+                String url = options.publicUrl.substring(0, end).replace("'", "%27");
                 known = url + exchange.getRequestURI().getRawPath();
                 sockets = url.substring(0, url.indexOf(':') + 1);
             }
@@ -3707,7 +3730,7 @@ public final class Chat implements AutoCloseable {
         private void breakRule(HttpExchange exchange) throws IOException {
             byte[] body = exchange.getRequestBody().readNBytes(3 * MAX_BROKEN + 1);
             byte[] frames = parse(new String(body, US_ASCII));
-            if (options.tls != null) {
+            if (settings.tls != null) {
                 refuse(exchange, 501, "Bytes can be sent only without --keystore.");
             } else if (body.length > 3 * MAX_BROKEN) {
                 refuse(exchange, 413, "No more than " + MAX_BROKEN + " bytes, please.");
@@ -3798,10 +3821,9 @@ public final class Chat implements AutoCloseable {
         private WebSocket connect() throws IOException {
             var headers = new ArrayList<>(options.headers);
             for (Origin origin : options.origins) headers.add("Origin: " + origin);
-            var settings = options.settings();
+            WebSocket.Settings settings = options.settings;
             if (options.trace)
-                settings.wire = new Explained(item ->
-                        WebSocket.Log.print(Explained.coloured(item)));
+                settings.wire = new Explained(Explained::print);
             try {
                 return WebSocket.connect(options.connect, settings, headers, options.subprotocols);
             } catch (IOException failure) {
@@ -3823,7 +3845,7 @@ public final class Chat implements AutoCloseable {
             try {
                 while (in.readLine() instanceof String line) {
                     webSocket.send(WebSocket.Message.text(line));
-                    waitUntilTaken(options.maxQueue / 2);
+                    waitUntilTaken(options.settings.maxQueue / 2);
                 }
             } catch (IOException unreadable) {
                 tell("standard input can't be read: " + unreadable.getMessage());
@@ -3911,18 +3933,17 @@ public final class Chat implements AutoCloseable {
 
         Task task = Task.SERVE;
         String host = "localhost", publicUrl;       // publicUrl: null if the page finds out
-        int httpPort = 8080, wsPort = 12345, maxMessage = 1 << 20, maxQueue = 8 << 20;
-        int maxConnections = 10_000, maxPerAddress = 100;
-        long maxMemory = Runtime.getRuntime().maxMemory() / 4;
-        boolean deflate = true, trace;
-        SSLContext tls;
+        int httpPort = 8080, wsPort = 12345, maxConnections = 10_000, maxPerAddress = 100;
+        boolean trace;
         URI redis, connect;
+        final WebSocket.Settings settings = new WebSocket.Settings();
         final Set<Origin> origins = new LinkedHashSet<>();
         final List<String> headers = new ArrayList<>(), subprotocols = new ArrayList<>();
         private final Words words;
 
         /// @throws IllegalArgumentException with a sentence for whoever typed this
         Options(String... arguments) {
+            settings.log = Chat::log;
             words = new Words(arguments);
             while (task != Task.EXPLAIN && words.next() instanceof String name) read(name);
         }
@@ -3934,12 +3955,13 @@ public final class Chat implements AutoCloseable {
                 case "--ws-port" -> wsPort = (int) words.number(0, 65535);
                 case "--public-url" -> publicUrl = words.url("ws", "wss").toString();
                 case "--origin" -> origins.add(origin(words.value()));
-                case "--max-message" -> maxMessage = (int) words.number(1, MAX_BYTES);
-                case "--max-queue" -> maxQueue = (int) words.number(1, MAX_BYTES);
-                case "--max-memory" -> maxMemory = words.number(1, Long.MAX_VALUE);
+                case "--max-message" -> settings.maxMessage = (int) words.number(1, MAX_BYTES);
+                case "--max-queue" -> settings.maxQueue = (int) words.number(1, MAX_BYTES);
+                case "--max-memory" ->
+                    settings.memory = new WebSocket.Memory(words.number(1, Long.MAX_VALUE));
                 case "--max-connections" -> maxConnections = (int) words.number(1, 1 << 24);
                 case "--max-per-address" -> maxPerAddress = (int) words.number(1, 1 << 24);
-                case "--keystore" -> tls = keys(words.value());
+                case "--keystore" -> settings.tls = keys(words.value());
                 case "--redis" -> redis = redis(words.url("redis", "rediss"));
                 case "--connect" -> {
                     task = Task.CONNECT;
@@ -3947,7 +3969,7 @@ public final class Chat implements AutoCloseable {
                 }
                 case "--header" -> headers.add(header(words.value()));
                 case "--subprotocol" -> subprotocols.add(words.value());
-                case "--no-deflate" -> deflate = false;
+                case "--no-deflate" -> settings.deflate = false;
                 case "--trace" -> trace = true;
                 case "--help" -> task = Task.HELP;
                 case "--version" -> task = Task.VERSION;
@@ -3973,35 +3995,21 @@ public final class Chat implements AutoCloseable {
         }
 
         private String header(String header) {
-            boolean right = header.indexOf(':') > 0;
-            for (char each : header.toCharArray()) right &= !Character.isISOControl(each);
-            if (right) return header;
+            if (WebSocket.Head.isHeader(header)) return header;
             throw words.wrong("can't be " + header);
         }
 
         private URI redis(URI url) {                            // its path stands in patterns
-            boolean right = url.getRawQuery() == null;
-            for (char each : url.getRawPath().toCharArray())
-                right &= Origin.isPlain(each) || each == '/' || each == '_' || each == '~';
-            if (right) return url;
+            boolean plain = WebSocket.isMadeOf(url.getRawPath(), "-._~/");
+            if (plain && url.getRawQuery() == null) return url;
             throw words.wrong("can't have this path: " + Words.shown(url.toString()));
-        }
-
-        WebSocket.Settings settings() {
-            var settings = new WebSocket.Settings();
-            settings.maxMessage = maxMessage;
-            settings.maxQueue = maxQueue;
-            settings.memory = new WebSocket.Memory(maxMemory);
-            settings.deflate = deflate;
-            settings.tls = tls;
-            settings.log = Chat::log;
-            return settings;
         }
 
         /// The bytes for --explain: the words after it, or else what standard input holds.
         byte[] frames() {
-            String hex = String.join("", words.isEmpty() ? new Scanner(System.in).tokens().toList()
-                    : words.rest());
+            Collection<String> given = words.rest();
+            if (given.isEmpty()) given = new Scanner(System.in).tokens().toList();
+            String hex = String.join("", given);
             for (String between : List.of("0x", ":", ",", " ")) hex = hex.replace(between, "");
             try {
                 return HexFormat.of().parseHex(hex);
@@ -4023,7 +4031,6 @@ public final class Chat implements AutoCloseable {
             }
         }
 
-        boolean isEmpty() { return words.isEmpty(); }
         Collection<String> rest() { return words; }
 
         /// The next option, or null if there is none.
@@ -4040,8 +4047,7 @@ public final class Chat implements AutoCloseable {
 
         long number(long least, long most) {
             String digits = value();
-            boolean right = digits.length() < 19;               // so it fits into a long
-            for (char digit : digits.toCharArray()) right &= digit >= '0' && digit <= '9';
+            boolean right = WebSocket.isNumber(digits) && digits.length() < 19;     // fits a long
             if (right && Long.parseLong(digits) >= least && Long.parseLong(digits) <= most)
                 return Long.parseLong(digits);
             throw wrong("is a number from " + least + " to " + most + ", not " + digits);
@@ -4165,22 +4171,12 @@ public final class Chat implements AutoCloseable {
 
         /// Takes all ports, and serves nobody yet.
         void open() throws IOException {
-            Thread preparing = Thread.ofPlatform().daemon().start(Ports::prepare);
-            try {
+            try (var helper = Executors.newSingleThreadExecutor()) {        // its end is waited for
+                helper.execute(Ports::prepare);
                 limitThePage();
                 List<InetAddress> addresses = addresses();
                 bind(addresses, "--ws-port", options.wsPort, this::listenAt, this::closeListeners);
                 bind(addresses, "--http-port", options.httpPort, this::openPage, this::dropPages);
-            } finally {
-                waitFor(preparing);
-            }
-        }
-
-        private static void waitFor(Thread thread) throws IOException {
-            try {
-                thread.join();
-            } catch (InterruptedException stop) {
-                throw new InterruptedIOException();
             }
         }
 
@@ -4262,11 +4258,12 @@ public final class Chat implements AutoCloseable {
             try (var probe = new ServerSocket()) {              // HttpServer leaks its socket if
                 probe.bind(address);                            // the port is taken
             }
-            HttpServer server = options.tls == null ? HttpServer.create(address, 0, "/", page)
+            SSLContext tls = options.settings.tls;
+            HttpServer server = tls == null ? HttpServer.create(address, 0, "/", page)
                     : HttpsServer.create(address, 0, "/", page);
             pageServers.add(server);
             if (server instanceof HttpsServer https)
-                https.setHttpsConfigurator(new HttpsConfigurator(options.tls));
+                https.setHttpsConfigurator(new HttpsConfigurator(tls));
             server.setExecutor(request -> pageThreads.execute(() -> withinTime(request)));
             return server.getAddress().getPort();
         }
@@ -4344,40 +4341,44 @@ public final class Chat implements AutoCloseable {
         }
     }
 
-    /// Where a page is from (RFC 6454), in the one form in which two can be compared. The port is
-    /// empty if it is the usual one. `*` is any, `null` is what browsers say of pages in files.
-    record Origin(String scheme, String host, String port) {
+    /// Where a page is from (RFC 6454), in the one form in which two can be compared. `*` is any,
+    /// `null` is what browsers say of pages in files. The port is 0 for what has none.
+    record Origin(String scheme, String host, int port) {
         static final int MAX_LENGTH = 300;          // characters: the longest DNS name has 253
 
         /// null if no browser and no app can have this origin.
         static Origin of(String text) {
-            if (text.equals("*") || text.equals("null")) return new Origin(text, "", "");
+            if (text.equals("*") || text.equals("null")) return new Origin(text, "", 0);
             int end = text.indexOf("://");
             if (end < 1 || text.length() > MAX_LENGTH) return null;
             String scheme = text.substring(0, end).toLowerCase(Locale.ROOT);
             String rest = text.substring(end + 3);
             int colon = rest.lastIndexOf(':');
             boolean hasPort = colon > rest.lastIndexOf(']');
-            String port = hasPort ? rest.substring(colon + 1) : "";
+            String port = rest.substring(colon + 1);
             String host = name(hasPort ? rest.substring(0, colon) : rest);
-            boolean right = !hasPort || isPort(port);
-            if (!right || !isScheme(scheme) || !isHost(scheme, host)) return null;
-            boolean usual = scheme.equals("http") && port.equals("80")
-                    || scheme.equals("https") && port.equals("443");
-            return new Origin(scheme, host, usual ? "" : port);
+            if (!isScheme(scheme) || !isHost(scheme, host)) return null;
+            if (!hasPort) return new Origin(scheme, host, usualPort(scheme));
+            return isPort(port) ? new Origin(scheme, host, Integer.parseInt(port)) : null;
+        }
+
+        private static int usualPort(String scheme) {
+            return switch (scheme) {
+                case "http" -> 80;
+                case "https" -> 443;
+                default -> 0;
+            };
         }
 
         private static boolean isPort(String port) {
-            boolean right = !port.isEmpty() && port.length() < 6 && !port.startsWith("0");
-            for (char digit : port.toCharArray()) right &= digit >= '0' && digit <= '9';
-            return right && Integer.parseInt(port) < 65536;
+            return WebSocket.isNumber(port) && port.length() < 6 && !port.startsWith("0")
+                    && Integer.parseInt(port) < 65536;
         }
 
         /// Apps and extensions of browsers have schemes of their own; these have no pages.
         private static boolean isScheme(String scheme) {
-            boolean right = !List.of("ws", "wss", "ftp").contains(scheme);
-            for (char each : scheme.toCharArray()) right &= isPlain(each) || each == '+';
-            return right;
+            boolean ofNoPage = List.of("ws", "wss", "ftp").contains(scheme);
+            return WebSocket.isMadeOf(scheme, "-.+") && !ofNoPage;
         }
 
         private static boolean isHost(String scheme, String host) {
@@ -4385,13 +4386,7 @@ public final class Chat implements AutoCloseable {
             boolean web = scheme.startsWith("http");
             String name = web && host.startsWith("*.") ? host.substring(2) : host;
             if (name.startsWith("[")) return name.endsWith("]");
-            boolean right = !name.isEmpty() && !name.startsWith(".");
-            for (char each : name.toCharArray()) right &= isPlain(each) || each == '_';
-            return right;
-        }
-
-        static boolean isPlain(char each) {
-            return each < 128 && Character.isLetterOrDigit(each) || each == '-' || each == '.';
+            return !name.isEmpty() && !name.startsWith(".") && WebSocket.isMadeOf(name, "-._");
         }
 
         /// The name of a host as browsers say it: small letters, no dot at its end, letters of
@@ -4424,7 +4419,7 @@ public final class Chat implements AutoCloseable {
         boolean allows(Origin other) {
             if (scheme.equals("*")) return true;
             return other != null && scheme.equals(other.scheme) && isOf(other.host)
-                    && port.equals(other.port);
+                    && port == other.port;
         }
 
         /// `*.example.com` is every name that ends so, and not example.com itself.
@@ -4432,13 +4427,6 @@ public final class Chat implements AutoCloseable {
             if (name.startsWith("*")) return false;             // which no browser says
             boolean within = host.startsWith("*.") && name.endsWith(host.substring(1));
             return scheme.equals("*") || within || host.equals(name);
-        }
-
-        /// Of a page, by HTTP; else -1.
-        int portNumber() {
-            if (!scheme.equals("http") && !scheme.equals("https")) return -1;
-            if (!port.isEmpty()) return Integer.parseInt(port);
-            return scheme.equals("http") ? 80 : 443;
         }
 
         /// Whether the host is a number, which no DNS can point elsewhere.
@@ -4449,7 +4437,7 @@ public final class Chat implements AutoCloseable {
         @Override
         public String toString() {
             if (host.isEmpty() && !scheme.equals("file")) return scheme;
-            return scheme + "://" + host + (port.isEmpty() ? "" : ":" + port);
+            return scheme + "://" + host + (port == usualPort(scheme) ? "" : ":" + port);
         }
     }
 
