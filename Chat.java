@@ -295,7 +295,7 @@ public final class Chat implements AutoCloseable {
                                                     // could come for ever
         static final int PIECE = 64 * 1024;         // bytes written at once: progress is seen
         static final int LEAST_PIECE = 1024;        // bytes that show that a frame makes progress
-        static final int SEND_BUFFER = 64 * 1024;   // bytes the system holds for a slow reader
+        static final int SEND_BUFFER = 128 * 1024;  // bytes the system holds for a slow reader
         static final int INPUT = 512;               // bytes of input buffer: most peers are idle
         static final int SLOW_FROM = 16 * 1024;     // unwritten bytes from which a peer is slow
         static final int DEFLATE_FROM = 1024;       // bytes from which compressing pays
