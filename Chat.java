@@ -889,7 +889,7 @@ public final class Chat implements AutoCloseable {
         static String agree(List<String> offers) throws Refusal {
             String answer = null;
             for (String offer : offers) {
-                List<String> words = words(offer);      // each must be right, or it is refused
+                List<String> words = parse(offer);      // each must be right, or it is refused
                 if (answer != null || !isAcceptable(words)) continue;
                 answer = WITHOUT_TAKEOVER;
                 if (words.contains("server_max_window_bits=15"))
@@ -899,7 +899,7 @@ public final class Chat implements AutoCloseable {
         }
 
         /// `a; b; c="1"` is the list a, b, c=1 (§9.1).
-        private static List<String> words(String extension) throws Refusal {
+        private static List<String> parse(String extension) throws Refusal {
             var words = new ArrayList<String>();
             for (String part : extension.split(";", -1)) {
                 String[] nameAndValue = part.split("=", 2);
@@ -928,7 +928,7 @@ public final class Chat implements AutoCloseable {
 
         /// RFC 7692 §7.1.1.1: a server that takes our offer has to say that it does as we asked.
         private static boolean isAcceptableAnswer(String answer) throws Refusal {
-            List<String> words = words(answer);
+            List<String> words = parse(answer);
             return words.contains("server_no_context_takeover") && areKnown(words, word ->
                     word.equals("server_no_context_takeover")
                     || word.equals("client_no_context_takeover")
@@ -3533,10 +3533,10 @@ public final class Chat implements AutoCloseable {
                     reply(exchange, 403, TEXT, "The server has other names. " + settings.hint);
                 } else if (header(exchange, "Upgrade").equalsIgnoreCase("websocket")) {
                     misled(exchange);
-                } else if (path.equals("/trace") && isPageOfThisMachine(exchange)) {
+                } else if (path.equals("/trace") && mayTraceAsPage(exchange)) {
                     if (method.equals("GET")) stream(exchange);
                     else notAllowed(exchange, "GET");
-                } else if (path.equals("/break") && isPageOfThisMachine(exchange)) {
+                } else if (path.equals("/break") && mayTraceAsPage(exchange)) {
                     if (method.equals("POST")) breakRule(exchange);
                     else notAllowed(exchange, "POST");
                 } else if (method.equals("OPTIONS")) {              // a health check
@@ -3567,9 +3567,10 @@ public final class Chat implements AutoCloseable {
             return simple || isNameOfOurs(host(exchange));
         }
 
-        /// Whether a program at this machine asks, with no proxy between: that would add a header,
-        /// or come by another port, or at least not pass Connection on (RFC 9110 §7.6.1).
-        private boolean isOfThisMachine(HttpExchange exchange) {
+        /// Whether there is a trace, and a program at this machine asks for it, with no proxy
+        /// between: that would add a header, or come by another port, or at least not pass
+        /// Connection on (RFC 9110 §7.6.1).
+        private boolean mayTrace(HttpExchange exchange) {
             for (String name : exchange.getRequestHeaders().keySet()) {
                 String small = name.toLowerCase(Locale.ROOT);
                 if (small.startsWith("x-forwarded") || small.equals("x-real-ip")) return false;
@@ -3581,9 +3582,9 @@ public final class Chat implements AutoCloseable {
         }
 
         /// And whether no page but ours asks (§10.2). Not all browsers send both of these headers.
-        private boolean isPageOfThisMachine(HttpExchange exchange) {
+        private boolean mayTraceAsPage(HttpExchange exchange) {
             String origin = header(exchange, "Origin"), site = header(exchange, "Sec-Fetch-Site");
-            return isOfThisMachine(exchange) && (site.isEmpty() || site.equals("same-origin"))
+            return mayTrace(exchange) && (site.isEmpty() || site.equals("same-origin"))
                     && (origin.isEmpty() || origin.equals(address("http", host(exchange))));
         }
 
@@ -3622,7 +3623,7 @@ public final class Chat implements AutoCloseable {
                 sockets = url.substring(0, url.indexOf(':') + 1);
             }
             String nonce = UUID.randomUUID().toString();
-            String mark = isOfThisMachine(exchange) ? "?page=" + nonce.substring(0, 8) : "";
+            String mark = mayTrace(exchange) ? "?page=" + nonce.substring(0, 8) : "";
             exchange.getResponseHeaders().set("Content-Security-Policy",
                     POLICY.formatted(nonce, sockets));
             return PAGE.replace("{{nonce}}", nonce).replace("{{room}}", room)
