@@ -43,6 +43,7 @@ public final class Chat implements AutoCloseable {
     private final Options options;
     private final WebSocket.Settings settings;
     private final Ports ports;
+    private final Access access;
     private final Set<WebSocket> connections = ConcurrentHashMap.newKeySet();
     private final Map<InetAddress, Integer> perAddress = new ConcurrentHashMap<>();
     private final Web web = new Web();
@@ -81,14 +82,15 @@ public final class Chat implements AutoCloseable {
     private static void serve(Options options) throws IOException {
         Chat chat = new Chat(options).start();
         Runtime.getRuntime().addShutdownHook(new Thread(chat::close));
-        System.out.println("Chat.java: open " + chat.address("http", options.host)
-                + "/ (WebSockets at " + chat.address("ws", options.host) + "/)");
+        System.out.println("Chat.java: open " + chat.access.address("http", options.host)
+                + "/ (WebSockets at " + chat.access.address("ws", options.host) + "/)");
     }
 
     Chat(Options options) {
         this.options = options;
         settings = options.settings;
         ports = new Ports(options, web::answer, this::accept);
+        access = new Access(options, ports);
     }
 
     /// Binds both ports and serves until close(). If it can't, an IOException says why.
@@ -100,7 +102,7 @@ public final class Chat implements AutoCloseable {
             close();
             throw failure;
         }
-        settings.hint = "The page is at " + address("http", options.host) + "/";
+        settings.hint = "The page is at " + access.address("http", options.host) + "/";
         if (options.trace) settings.wire = new Explained(this::trace);
         ports.start();
         if (!ports.isLocal() && settings.tls == null)
@@ -110,14 +112,6 @@ public final class Chat implements AutoCloseable {
 
     int httpPort() { return ports.http(); }
     int webSocketPort() { return ports.webSocket(); }
-
-    /// Of the page (http) or the WebSockets (ws), as in an Origin: the usual port is left out.
-    private String address(String scheme, String host) {
-        String start = scheme + (settings.tls == null ? "" : "s") + "://" + host;
-        int port = scheme.equals("ws") ? webSocketPort() : httpPort();
-        int usual = settings.tls == null ? 80 : 443;
-        return port == usual ? start : start + ":" + port;
-    }
 
     /// Each connection gets a virtual thread: it may wait as long as it likes, that costs nothing.
     private void accept(Socket socket) throws IOException {
@@ -176,50 +170,14 @@ public final class Chat implements AutoCloseable {
         String path = request.path(), room = Rooms.ofPath(path);
         WebSocket.rule(!stopping, 503, "the server stops: try again later");
         WebSocket.rule(!full, 503, "too many connections: try again later");
-        WebSocket.rule(isNameOfOurs(request.host()), 403,
+        WebSocket.rule(access.isNameOfOurs(request.host()), 403,
                 "this server has other names; --host or --origin adds it");
-        WebSocket.rule(allows(request.origin(), request.head().header("Host")), 403,
+        WebSocket.rule(access.allows(request.origin(), request.head().header("Host")), 403,
                 "pages of another origin may not connect (§10.2); --origin ORIGIN allows it");
         WebSocket.rule(room != null || path.equals("/echo"), 404,
                 "there is /, /echo, /chat, /chat/NAME (64 letters, digits, - or _) (§4.2.2)");
         WebSocket.rule(room == null || rooms.canHold(room), 503, "too many rooms, try the lobby");
         return room == null ? List.of() : List.of(Rooms.PRESENCE);
-    }
-
-    /// On the loopback address only its own names will do: any web page can let a name of its own
-    /// point to 127.0.0.1, and would be "the same origin" as this server (DNS rebinding).
-    private boolean isNameOfOurs(String host) {
-        return host != null && (!ports.isLocal() || isOnlyOurs(Origin.name(host)));
-    }
-
-    /// Whether nobody else's DNS can let this name point here.
-    private boolean isOnlyOurs(String name) {
-        for (Origin origin : options.origins)
-            if (origin.isOf(name)) return true;
-        return List.of("localhost", "127.0.0.1", "[::1]", options.host).contains(name);
-    }
-
-    /// §10.2: Origin says which page wants to connect. Only browsers can be relied on to say so;
-    /// any other program says nothing or what it likes, and can come in by saying nothing.
-    private boolean allows(String text, String hostAndPort) {
-        if (text == null) return true;                          // no browser
-        Origin origin = Origin.of(text);
-        for (Origin allowed : options.origins)
-            if (allowed.allows(origin)) return true;
-        Origin dialled = Origin.of((settings.tls == null ? "http://" : "https://") + hostAndPort);
-        return origin != null && dialled != null && (isOfNoPage(origin, dialled)
-                || origin.equals(Origin.of(address("http", dialled.host))));
-    }
-
-    /// Many programs send the WebSocket's own address as Origin: http://HOST:PORT, with the port of
-    /// our WebSockets. No page has this origin, as that port sends none. So it is as safe as no
-    /// Origin at all. But HOST must be a number, or a name that only we can have: else a stranger
-    /// could first send a page from this port of a server of their own, and then let its name
-    /// point here.
-    private boolean isOfNoPage(Origin origin, Origin dialled) {
-        int port = webSocketPort();
-        return origin.host.equals(dialled.host) && (dialled.isAddress() || isOnlyOurs(dialled.host))
-                && origin.scheme.startsWith("http") && origin.port == port && dialled.port == port;
     }
 
     private void trace(Explained.Traced item) {
@@ -363,7 +321,7 @@ public final class Chat implements AutoCloseable {
                     boolean counts = each.settings.memory == this && each.givenUp == null;
                     if (counts && (most == null || each.held() > most.held())) most = each;
                 }
-                if (most != null) most.giveUp("the memory of the server is full (§7.4.1)");
+                if (most != null) most.giveUp();
             }
         }
 
@@ -1327,9 +1285,9 @@ public final class Chat implements AutoCloseable {
                 int start = arrived;
                 byte[] whole = null;
                 try {
-                    begin();
+                    beginFrame();
                     readPayload((int) header.length);
-                    if (header.fin) whole = finish();
+                    if (header.fin) whole = wholeMessage();
                 } finally {
                     if (show != null) tell(start, compressed ? whole : null);
                 }
@@ -1346,7 +1304,7 @@ public final class Chat implements AutoCloseable {
                 show.accept(new Seen(header, bytes, fragments, compressed, arrived, inflated));
             }
 
-            private void begin() throws Refusal {
+            private void beginFrame() throws Refusal {
                 boolean first = header.opcode != CONTINUATION;
                 rule(first || fragments > 0, 1002, "there is no message to continue (§5.4)");
                 rule(!first || fragments == 0, 1002, "the message before has not ended (§5.4)");
@@ -1394,7 +1352,7 @@ public final class Chat implements AutoCloseable {
                 knownAsText = plain ? arrived : checkText(payload, knownAsText, arrived, false);
             }
 
-            private byte[] finish() throws Refusal {
+            private byte[] wholeMessage() throws Refusal {
                 byte[] whole = payload;
                 if (compressed) whole = inflate(payload, arrived, maxMessage, share);
                 else if (arrived < payload.length) whole = Arrays.copyOf(payload, arrived);
@@ -1543,8 +1501,8 @@ public final class Chat implements AutoCloseable {
             }
 
             /// Writes all that waits, or has it written. The thread that receives writes itself,
-            /// which is quickest, unless more input waits:
-            /// the answers to all of it can share one system call.
+            /// which is quickest, unless more input waits: the answers to all of it can share one
+            /// system call.
             void startWriting(boolean mayWriteHere) {
                 boolean here = mayWriteHere && Thread.currentThread() == receiver && in.isEmpty();
                 boolean more = true;
@@ -1590,33 +1548,23 @@ public final class Chat implements AutoCloseable {
 
             /// Short frames share a system call.
             private void write(List<Frame> batch) throws IOException {
-                if (batch.size() == 1) {
-                    write(batch.get(0).bytes, batch.get(0).bytes.length);
-                    return;
-                }
-                byte[] joined = new byte[(int) Math.min(left, PIECE)];
-                int length = 0;
+                var joined = new ByteArrayOutputStream((int) Math.min(left, PIECE));
                 for (Frame frame : batch) {
-                    byte[] bytes = frame.bytes;
-                    if (bytes.length > joined.length - length) {
-                        write(joined, length);
-                        length = 0;
+                    if (joined.size() + frame.bytes.length > PIECE) {
+                        write(joined.toByteArray());
+                        joined.reset();
                     }
-                    if (bytes.length > joined.length) {
-                        write(bytes, bytes.length);
-                    } else {
-                        System.arraycopy(bytes, 0, joined, length, bytes.length);
-                        length += bytes.length;
-                    }
+                    if (frame.bytes.length > PIECE) write(frame.bytes);
+                    else joined.writeBytes(frame.bytes);
                 }
-                write(joined, length);
+                write(joined.toByteArray());
             }
 
             /// In pieces: after each it can be seen that the peer reads.
-            private void write(byte[] bytes, int length) throws IOException {
+            private void write(byte[] bytes) throws IOException {
                 int done = 0;
-                while (done < length) {
-                    int count = Math.min(length - done, PIECE);
+                while (done < bytes.length) {
+                    int count = Math.min(bytes.length - done, PIECE);
                     out.write(bytes, done, count);
                     done += count;
                     left -= count;                  // by the one thread that writes
@@ -2089,7 +2037,8 @@ public final class Chat implements AutoCloseable {
         private long held() { return outbox.unwritten() + share.bytes.get(); }      // bytes
 
         /// When memory is short. Who is slow is cut off; who sends much can still be told why.
-        private void giveUp(String why) {
+        private void giveUp() {
+            String why = "the memory of the server is full (§7.4.1)";
             share.giveBack();
             if (outbox.unwritten() > SLOW_FROM) {
                 cutOff(why);
@@ -2657,7 +2606,7 @@ public final class Chat implements AutoCloseable {
         private final AtomicLong published = new AtomicLong();
         /// Topics that somebody here hears; done as soon as the engine knows.
         private final Map<String, CompletableFuture<Void>> topics = new ConcurrentHashMap<>();
-        private final Object turn = new Object();   // guards what follows: one line at a time
+        private final Object order = new Object();  // guards what follows: one line at a time
         private final Map<String, Unseen> unseen = new LinkedHashMap<>();       // by id
         private volatile boolean carries;
         private volatile Resp asker, hearer;
@@ -2716,7 +2665,7 @@ public final class Chat implements AutoCloseable {
                 questions.close("no line may be published");
                 throw new IOException(questions.ending());
             }
-            synchronized (turn) {
+            synchronized (order) {
                 carries = true;
                 if (cause != null) reachable(true);
             }
@@ -2747,7 +2696,7 @@ public final class Chat implements AutoCloseable {
             asker.close(why);
             if (!why.equals(cause) && !threads.isShutdown()) log("Redis is lost: " + why);
             cause = why;
-            synchronized (turn) {
+            synchronized (order) {
                 if (carries) reachable(false);
                 carries = false;
                 for (Unseen line : unseen.values()) line.delivery.run();
@@ -2788,7 +2737,7 @@ public final class Chat implements AutoCloseable {
             boolean own = id.startsWith(server);
             String line = published.substring(end + 1);
             if (packed && !own) line = unpacked(line);
-            synchronized (turn) {
+            synchronized (order) {
                 Unseen echo = unseen.remove(id);
                 if (echo != null) echo.delivery.run();
                 else if (!own && line != null) deliver(topic, line);        // own: it was given up
@@ -2805,7 +2754,7 @@ public final class Chat implements AutoCloseable {
             Runnable once = () -> {
                 try { delivery.run(); } finally { delivered.complete(null); }
             };
-            synchronized (turn) {
+            synchronized (order) {
                 if (carries) unseen.put(id, new Unseen(System.nanoTime(), once));
                 else once.run();
             }
@@ -2856,7 +2805,7 @@ public final class Chat implements AutoCloseable {
             if (carries) hearer.send("PING");
             long longAgo = System.nanoTime() - 2_000_000L * Resp.ANSWER_TIME;
             boolean stuck;
-            synchronized (turn) {
+            synchronized (order) {
                 stuck = unseen.values().stream().limit(1).anyMatch(line -> line.sent < longAgo);
             }
             if (stuck) hearer.close("a line does not come back");
@@ -3564,20 +3513,21 @@ public final class Chat implements AutoCloseable {
         private boolean mayAsk(HttpExchange exchange) {
             boolean simple = exchange.getProtocol().equals("HTTP/1.0")
                     && !exchange.getRequestHeaders().containsKey("Host");
-            return simple || isNameOfOurs(host(exchange));
+            return simple || access.isNameOfOurs(host(exchange));
         }
 
         /// Whether there is a trace, and a program at this machine asks for it, with no proxy
         /// between: that would add a header, or come by another port, or at least not pass
         /// Connection on (RFC 9110 §7.6.1).
         private boolean mayTrace(HttpExchange exchange) {
+            String us = access.address("http", host(exchange));
             for (String name : exchange.getRequestHeaders().keySet()) {
                 String small = name.toLowerCase(Locale.ROOT);
                 if (small.startsWith("x-forwarded") || small.equals("x-real-ip")) return false;
                 if (small.equals("forwarded") || small.equals("via")) return false;
             }
             return options.trace && exchange.getRemoteAddress().getAddress().isLoopbackAddress()
-                    && address("http", host(exchange)).endsWith("//" + header(exchange, "Host"))
+                    && us.endsWith("//" + header(exchange, "Host"))
                     && header(exchange, "Connection").equalsIgnoreCase("keep-alive");
         }
 
@@ -3585,7 +3535,7 @@ public final class Chat implements AutoCloseable {
         private boolean mayTraceAsPage(HttpExchange exchange) {
             String origin = header(exchange, "Origin"), site = header(exchange, "Sec-Fetch-Site");
             return mayTrace(exchange) && (site.isEmpty() || site.equals("same-origin"))
-                    && (origin.isEmpty() || origin.equals(address("http", host(exchange))));
+                    && (origin.isEmpty() || origin.equals(access.address("http", host(exchange))));
         }
 
         private void reply(HttpExchange exchange, int status, String type, String text)
@@ -3612,7 +3562,8 @@ public final class Chat implements AutoCloseable {
         /// that is one, means anything in HTML or in a script.
         private String page(HttpExchange exchange, String room) {
             String scheme = settings.tls == null ? "http:" : "https:";
-            String port = address("http", "").substring(scheme.length() + 2).replace(":", "");
+            String us = access.address("http", "");                     // and, perhaps, a port
+            String port = us.substring(scheme.length() + 2).replace(":", "");
             String sockets = (settings.tls == null ? "ws://*:" : "wss://*:") + webSocketPort();
             String known = "";
             if (options.publicUrl != null) {
@@ -4439,6 +4390,70 @@ public final class Chat implements AutoCloseable {
         public String toString() {
             if (host.isEmpty() && !scheme.equals("file")) return scheme;
             return scheme + "://" + host + (port == usualPort(scheme) ? "" : ":" + port);
+        }
+    }
+
+    /// Who may connect: under which names this server is called, and whose pages may.
+    static final class Access {
+        private final Options options;
+        private final Ports ports;
+
+        Access(Options options, Ports ports) {
+            this.options = options;
+            this.ports = ports;
+        }
+
+        /// The address of the page (http) or of the WebSockets (ws), as in an Origin: the usual
+        /// port is left out.
+        String address(String scheme, String host) {
+            String start = scheme + (isSecure() ? "s" : "") + "://" + host;
+            int port = scheme.equals("ws") ? ports.webSocket() : ports.http();
+            int usual = isSecure() ? 443 : 80;
+            return port == usual ? start : start + ":" + port;
+        }
+
+        private boolean isSecure() { return options.settings.tls != null; }
+
+        /// On the loopback address only its own names will do: any web page can let a name of its
+        /// own point to 127.0.0.1, and would be "the same origin" as this server (DNS rebinding).
+        /// @param host as a client calls this server, or null
+        boolean isNameOfOurs(String host) {
+            if (host == null) return false;
+            return !ports.isLocal() || isOnlyOurs(Origin.name(host));
+        }
+
+        /// Whether nobody else's DNS can let this name point here.
+        private boolean isOnlyOurs(String name) {
+            for (Origin origin : options.origins)
+                if (origin.isOf(name)) return true;
+            return List.of("localhost", "127.0.0.1", "[::1]", options.host).contains(name);
+        }
+
+        /// §10.2: Origin says which page wants to connect. Only browsers can be relied on to say
+        /// so; any other program says nothing or what it likes, and can come in by saying nothing.
+        /// @param origin the header, or null
+        /// @param dialled the header Host: by which name and port we are called
+        boolean allows(String origin, String dialled) {
+            if (origin == null) return true;
+            Origin page = Origin.of(origin);
+            for (Origin allowed : options.origins)
+                if (allowed.allows(page)) return true;
+            Origin called = Origin.of((isSecure() ? "https://" : "http://") + dialled);
+            if (page == null || called == null) return false;
+            Origin ours = Origin.of(address("http", called.host));
+            return page.equals(ours) || isOfNoPage(page, called);
+        }
+
+        /// Many programs send the WebSocket's own address as Origin: http://HOST:PORT, with the
+        /// port of our WebSockets. No page has this origin, as that port sends none. So it is as
+        /// safe as no Origin at all. But HOST must be a number, or a name that only we can have:
+        /// else a stranger could first send a page from this port of a server of their own, and
+        /// then let its name point here.
+        private boolean isOfNoPage(Origin origin, Origin called) {
+            int port = ports.webSocket();
+            boolean same = origin.host.equals(called.host) && origin.scheme.startsWith("http")
+                    && origin.port == port && called.port == port;
+            return same && (called.isAddress() || isOnlyOurs(called.host));
         }
     }
 

@@ -7991,9 +7991,9 @@ class ChatTest {
                 wire.kept = "requests";
                 bob.say("x".repeat(32_000_000));
                 eventually(1, unseen(redis(engine.chats.get(0)))::size);
-                ada.say("small").until(AWAY, ada.name + ": small");
+                // On a slow machine the engine may be back before she has said it.
+                ada.say("small").until(AWAY, BACK, ada.name + ": small");
                 wire.kept = "";
-                ada.until(BACK);
             }
         }
 
@@ -12025,7 +12025,7 @@ class ChatTest {
 
         /// Lines that are not blank, of each part that has grown large. Above that something is
         /// too complicated: find what, before you raise it.
-        static final Map<String, Integer> PARTS = Map.of("Chat", 285, "WebSocket", 1680,
+        static final Map<String, Integer> PARTS = Map.of("Chat", 260, "WebSocket", 1675,
                 "Explained", 265, "Resp", 145, "Redis", 225, "Rooms", 415, "Web", 250,
                 "Options", 105, "Ports", 180, "PAGE", 301);
 
