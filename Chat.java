@@ -258,6 +258,7 @@ public final class Chat implements AutoCloseable {
         static final int SLOW_FROM = 16 * 1024;     // unwritten bytes from which a peer is slow
         static final int DEFLATE_FROM = 1024;       // bytes from which compressing pays
         static final int FRAME_COST = 40;           // bytes that a waiting frame takes besides
+        static final int SHARED_FROM = 256;         // bytes of a frame that counts only once
         static final long SLICE = 200_000;          // ns of work after which others get their turn
 
         /// What holds for all connections of a server or client. It is set before the first one.
@@ -299,6 +300,7 @@ public final class Chat implements AutoCloseable {
         static final class Memory {
             final long limit;                                               // bytes
             private final LongAdder used = new LongAdder();                 // bytes
+            private WebSocket last;                 // whom giveUpOne() has ended last
 
             Memory(long limit) { this.limit = limit; }
 
@@ -312,16 +314,20 @@ public final class Chat implements AutoCloseable {
                 if (used.sum() > limit) giveUpOne();
             }
 
-            /// One after the other, or two threads would give up two where one is enough. How that
-            /// is done, giveUp() says.
+            /// One after the other: two threads would give up two where one is enough, and so would
+            /// who does not wait until the memory of the one before is free. How it is done,
+            /// giveUp() says.
             private synchronized void giveUpOne() {
+                if (last != null && last.givesBack()) return;
                 if (used.sum() <= limit) return;
                 WebSocket most = null;
                 for (WebSocket each : LIVE) {
                     boolean counts = each.settings.memory == this && each.givenUp == null;
                     if (counts && (most == null || each.held() > most.held())) most = each;
                 }
-                if (most != null) most.giveUp();
+                if (most == null) return;
+                last = most;
+                most.giveUp();
             }
         }
 
@@ -1122,8 +1128,9 @@ public final class Chat implements AutoCloseable {
             boolean isClose() { return (bytes[0] & Header.OPCODE) == CLOSE; }
 
             /// One more peer waits for it.
-            /// @return bytes of memory that this takes; the frame's own count once
+            /// @return bytes of memory that this takes; a long frame's own count once
             int hold() {
+                if (isShort()) return bytes.length + FRAME_COST;
                 boolean first = waiting.getAndIncrement() == 0;
                 return first ? bytes.length + FRAME_COST : FRAME_COST;
             }
@@ -1131,9 +1138,13 @@ public final class Chat implements AutoCloseable {
             /// A peer has it, or will never get it.
             /// @return bytes of memory that get free by this
             int release() {
+                if (isShort()) return bytes.length + FRAME_COST;
                 boolean last = waiting.decrementAndGet() == 0;
                 return last ? bytes.length + FRAME_COST : FRAME_COST;
             }
+
+            /// To find out how many wait for a short frame would cost more than it takes.
+            private boolean isShort() { return bytes.length < SHARED_FROM; }
         }
 
         /// What programs exchange. It is encoded once, and compressed once, for all it is sent to.
@@ -1575,8 +1586,8 @@ public final class Chat implements AutoCloseable {
 
             /// The batch is written, or lost. @return whether there is more to write
             private synchronized boolean settle(List<Frame> batch) {
-                left = 0;
                 release(batch);
+                left = 0;                           // so nothing is unwritten until it is free
                 LockSupport.unpark(sleeper);
                 writing = !waiting.isEmpty() || pong != null;
                 return writing;
@@ -2035,6 +2046,9 @@ public final class Chat implements AutoCloseable {
         }
 
         private long held() { return outbox.unwritten() + share.bytes.get(); }      // bytes
+
+        /// Whether it was cut off, but a writer has still to find that out, and to free its frames.
+        private boolean givesBack() { return socket.isClosed() && outbox.unwritten() > 0; }
 
         /// When memory is short. Who is slow is cut off; who sends much can still be told why.
         private void giveUp() {
