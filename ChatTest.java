@@ -9418,8 +9418,15 @@ class ChatTest {
             try (Chat traced = chat("--trace")) {
                 assertStatus("403", raw(traced, "GET /trace HTTP/1.1", "Host: evil.example"),
                         "name");
-                assertStarts("405 ", answer(traced, "POST /trace", near(traced), ""), "POST");
-                assertStarts("405 ", answer(traced, "GET /break", near(traced), ""), "GET");
+                assertStarts("405 What works here is GET.",
+                        answer(traced, "POST /trace", near(traced), ""), "POST");
+                assertStarts("405 What works here is POST.",
+                        answer(traced, "GET /break", near(traced), ""), "GET");
+                try (Raw raw = new Raw(traced.httpPort())) {
+                    raw.ascii("GET /break HTTP/1.1\r\n" + near(traced) + "\r\n");
+                    String head = raw.readHead();
+                    assertTrue(head.contains("\r\nAllow: POST\r\n"), head);
+                }
             }
         }
 
