@@ -4465,7 +4465,8 @@ public final class Chat implements AutoCloseable {
         /// then let its name point here.
         private boolean isOfNoPage(Origin origin, Origin called) {
             int port = ports.webSocket();
-            boolean same = origin.host.equals(called.host) && origin.scheme.startsWith("http")
+            boolean web = Origin.usualPort(origin.scheme) > 0;              // http or https
+            boolean same = web && origin.host.equals(called.host)
                     && origin.port == port && called.port == port;
             return same && (called.isAddress() || isOnlyOurs(called.host));
         }

@@ -6607,6 +6607,7 @@ class ChatTest {
             assertRefused(chat, "/", "Host: localhost:" + port, "Origin: http://127.0.0.1:" + port);
             assertRefused(chat, "/", "Host: localhost:9", "Origin: http://localhost:" + port);
             assertRefused(chat, "/", "Host: localhost:9", "Origin: http://localhost:9");
+            assertRefused(chat, "/", "Host: localhost:" + port, "Origin: httpx://localhost:" + port);
             assertRefused(chat, "/", "Host: evil.example:" + port, "Origin: http://evil.example:"
                     + port);
             try (Chat wide = chat("--host=0.0.0.0", "--origin=https://chat.example")) {
