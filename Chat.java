@@ -157,8 +157,7 @@ public final class Chat implements AutoCloseable {
     /// The most bytes that others hear: a name comes before it, and a TAB after each line break.
     /// That must not be more than one may say: many clients leave when they hear more than 1 MiB.
     private static int mostHeard(WebSocket.Message message, String text) {
-        int tabs = Event.indented(text).length() - text.length();
-        return message.payload().length + tabs + NAME_ROOM;
+        return message.payload().length + Event.tabs(text) + NAME_ROOM;
     }
 
     private static void echo(WebSocket webSocket) throws IOException {
@@ -2147,18 +2146,12 @@ public final class Chat implements AutoCloseable {
         /// One row of a frame: its bytes in hex, their name and what they mean; or, without a name,
         /// a line of a handshake.
         record Row(String bytes, String name, String meaning) {
-            /// As the terminal shows it.
-            @Override
-            public String toString() {
+            /// As the terminal shows it; with colours, the bytes of a frame are cyan.
+            String text(boolean coloured) {
                 String form = name.isEmpty() ? "    %-49s%s  %s" : "    %-23s  %-25s %s";
-                return elide(form.formatted(bytes, name, meaning).stripTrailing(), WIDTH);
-            }
-
-            /// The bytes of a frame in cyan.
-            String coloured() {
-                String line = toString();
+                String line = elide(form.formatted(bytes, name, meaning).stripTrailing(), WIDTH);
+                if (!coloured || name.isEmpty()) return line;
                 int end = 4 + bytes.length();
-                if (name.isEmpty()) return line;
                 return "\033[36m" + line.substring(0, end) + "\033[0m" + line.substring(end);
             }
         }
@@ -2166,26 +2159,14 @@ public final class Chat implements AutoCloseable {
         /// One thing that travelled. The direction is "in" to this program, "out" of it, or "".
         record Traced(String time, long connection, String direction, String title,
                       List<Row> rows) {
-            private String firstLine() {
+            /// As the terminal shows it; with colours, the title is bold.
+            String text(boolean coloured) {
                 String start = connection == 0 ? ""
                         : "%s #%-4d %-4s".formatted(time, connection, direction);
-                return elide(start + title, WIDTH);
-            }
-
-            /// As the terminal shows it.
-            @Override
-            public String toString() {
+                String first = elide(start + title, WIDTH);
                 var lines = new StringJoiner("\n");
-                lines.add(firstLine());
-                for (Row row : rows) lines.add(row.toString());
-                return lines.toString();
-            }
-
-            /// The title bold.
-            String coloured() {
-                var lines = new StringJoiner("\n");
-                lines.add("\033[1m" + firstLine() + "\033[0m");
-                for (Row row : rows) lines.add(row.coloured());
+                lines.add(coloured ? "\033[1m" + first + "\033[0m" : first);
+                for (Row row : rows) lines.add(row.text(coloured));
                 return lines.toString();
             }
         }
@@ -2197,7 +2178,7 @@ public final class Chat implements AutoCloseable {
         /// Explains frames of either direction, until one closes or breaks a rule.
         static String explain(byte[] frames) {
             var text = new StringJoiner("\n");
-            var explained = new Explained(item -> text.add(item.toString()));
+            var explained = new Explained(item -> text.add(item.text(false)));
             var reader = reader(frames, seen -> explained.received(0, seen));
             try {
                 int opcode = WebSocket.CONTINUATION;
@@ -2438,7 +2419,7 @@ public final class Chat implements AutoCloseable {
         }
 
         static void print(Traced traced) {
-            WebSocket.Log.print(Colours.WANTED ? traced.coloured() : traced.toString());
+            WebSocket.Log.print(traced.text(Colours.WANTED));
         }
     }
 
@@ -2919,17 +2900,29 @@ public final class Chat implements AutoCloseable {
         /// A plain client may be a terminal, where what follows a line break would look like a line
         /// of its own: like a notice, or like somebody else's. So a TAB follows. (A browser shows
         /// both as one blank, as it shows the line break.)
-        static String indented(String text) {
+        private static String indented(String text) {
             var lines = new StringBuilder(text.length() + 16);
             for (int i = 0; i < text.length(); i++) {
-                char letter = text.charAt(i);
-                lines.append(letter);
-                boolean last = i + 1 == text.length();
-                boolean pair = letter == '\r' && !last && text.charAt(i + 1) == '\n';
-                boolean lineBreak = letter == '\n' || letter == '\r' || letter == '\u0085';
-                if (lineBreak && !pair && !last) lines.append('\t');
+                lines.append(text.charAt(i));
+                if (endsLine(text, i)) lines.append('\t');
             }
             return lines.toString();
+        }
+
+        /// How many that adds.
+        static int tabs(String text) {
+            int tabs = 0;
+            for (int i = 0; i < text.length(); i++)
+                if (endsLine(text, i)) tabs++;
+            return tabs;
+        }
+
+        /// Whether another line follows after this letter. CR LF is one line break.
+        private static boolean endsLine(String text, int i) {
+            char letter = text.charAt(i);
+            boolean lineBreak = letter == '\n' || letter == '\r' || letter == '\u0085';
+            if (!lineBreak || i + 1 == text.length()) return false;
+            return letter != '\r' || text.charAt(i + 1) != '\n';
         }
     }
 
@@ -4328,7 +4321,8 @@ public final class Chat implements AutoCloseable {
             return isPort(port) ? new Origin(scheme, host, Integer.parseInt(port)) : null;
         }
 
-        private static int usualPort(String scheme) {
+        /// @return 0 for schemes that have none
+        static int usualPort(String scheme) {
             return switch (scheme) {
                 case "http" -> 80;
                 case "https" -> 443;
@@ -4422,7 +4416,7 @@ public final class Chat implements AutoCloseable {
         String address(String scheme, String host) {
             String start = scheme + (isSecure() ? "s" : "") + "://" + host;
             int port = scheme.equals("ws") ? ports.webSocket() : ports.http();
-            int usual = isSecure() ? 443 : 80;
+            int usual = Origin.usualPort(isSecure() ? "https" : "http");
             return port == usual ? start : start + ":" + port;
         }
 

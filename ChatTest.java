@@ -4431,7 +4431,8 @@ class ChatTest {
                         names.add(more.name);
                         assertEquals(Chat.Rooms.CROWD + 1, names.size(), "a name was given twice");
                         for (Guest member : List.of(ada, last)) member.hearsNothing();
-                        more.say("/who").hears(" .... 1001 here: " + names.stream().limit(100).sorted()
+                        more.say("/who").hears(" .... 1001 here: "
+                                + names.stream().limit(100).sorted()
                                 .collect(Collectors.joining(", ")) + ", and 901 more");
                         more.say("hello");
                         for (Guest member : List.of(ada, last, more))
@@ -5417,7 +5418,7 @@ class ChatTest {
             Callable<Raw> silent = () -> new Raw(chat.webSocketPort());
             Callable<Raw> half = () -> silent.call().ascii(start);
             var options = new Chat.Options("--http-port=0", "--ws-port=0");
-            options.settings.tls = SSLContext.getDefault();              // no certificate gets that far
+            options.settings.tls = SSLContext.getDefault();     // no certificate gets that far
             try (Chat secure = new Chat(options).start(); Raw ada = guest(chat);
                     var executor = Executors.newVirtualThreadPerTaskExecutor()) {
                 Callable<Raw> hello = () -> new Raw(secure.webSocketPort())
@@ -5535,7 +5536,8 @@ class ChatTest {
             String help = Chat.Options.USAGE.replaceAll("\\s+", " ");
             var usual = new Chat.Options();
             for (int value : new int[] {usual.settings.maxMessage, usual.settings.maxQueue,
-                    usual.maxConnections, usual.maxPerAddress, Chat.WebSocket.MAX_HEADERS, Chat.Rooms.MAX_ROOMS})
+                    usual.maxConnections, usual.maxPerAddress, Chat.WebSocket.MAX_HEADERS,
+                    Chat.Rooms.MAX_ROOMS})
                 assertTrue(help.contains("" + value), value + " is not in:\n" + help);
             for (int seconds : new int[] {Chat.WebSocket.HANDSHAKE_TIME, Chat.WebSocket.SILENCE,
                     2 * Chat.WebSocket.SILENCE, Chat.WebSocket.CLOSE_TIME})
@@ -8492,7 +8494,8 @@ class ChatTest {
         void inAnyOrder() {
             var options = new Chat.Options("--trace", "--origin", "http://a", "--no-deflate",
                     "--origin=*", "--http-port=0", "--ws-port", "0");
-            assertTrue(options.trace && !options.settings.deflate && options.httpPort + options.wsPort == 0);
+            assertTrue(options.trace && !options.settings.deflate
+                    && options.httpPort + options.wsPort == 0);
             assertEquals(List.of("http://a", "*"), options.origins.stream().map(
                     Chat.Origin::toString).toList());
         }
@@ -8588,7 +8591,8 @@ class ChatTest {
         void helpNamesTheLimits() {
             var options = new Chat.Options();
             for (int value : new int[] {options.httpPort, options.wsPort,
-                    options.settings.maxMessage, options.settings.maxQueue, options.maxConnections, options.maxPerAddress})
+                    options.settings.maxMessage, options.settings.maxQueue,
+                    options.maxConnections, options.maxPerAddress})
                 assertTrue(Chat.Options.USAGE.contains("(" + value + ")"), "" + value);
             for (String fixed : List.of(Chat.WebSocket.HANDSHAKE_TIME + " s",
                     Chat.WebSocket.MAX_HEAD / 1024 + " KiB",
