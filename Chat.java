@@ -3170,7 +3170,8 @@ public final class Chat implements AutoCloseable {
         /// @return null if there can be no such room
         static String ofPath(String path) {
             if (path.equals("/") || path.equals("/chat")) return "lobby";
-            if (!path.startsWith("/chat/")) return null;
+            boolean tooLong = path.length() > 6 + Name.MAX_ROOM * 4 * 12;     // %F0%90%90%80
+            if (!path.startsWith("/chat/") || tooLong) return null;
             try {
                 return Name.of(URLDecoder.decode(path.substring(6), UTF_8), Name.MAX_ROOM);
             } catch (IllegalArgumentException badEscape) {
@@ -3527,13 +3528,14 @@ public final class Chat implements AutoCloseable {
         /// between: that would add a header, or come by another port, or at least not pass
         /// Connection on (RFC 9110 §7.6.1).
         private boolean mayTrace(HttpExchange exchange) {
+            if (!options.trace) return false;
             String us = access.address("http", host(exchange));
             for (String name : exchange.getRequestHeaders().keySet()) {
                 String small = name.toLowerCase(Locale.ROOT);
                 if (small.startsWith("x-forwarded") || small.equals("x-real-ip")) return false;
                 if (small.equals("forwarded") || small.equals("via")) return false;
             }
-            return options.trace && exchange.getRemoteAddress().getAddress().isLoopbackAddress()
+            return exchange.getRemoteAddress().getAddress().isLoopbackAddress()
                     && us.endsWith("//" + header(exchange, "Host"))
                     && header(exchange, "Connection").equalsIgnoreCase("keep-alive");
         }
